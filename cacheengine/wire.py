@@ -1,0 +1,263 @@
+"""What control, agents and clients say to each other: the JSON of every request and answer.
+
+One module, so that the control service, the agent, the CLI and Airflow cannot drift apart. Sizes are bytes,
+times integer nanoseconds since the Unix epoch (`*_ns`), durations seconds (`*_s`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+ResidencyState = Literal["waiting", "fetching", "resident", "failed", "freeing"]
+Role = Literal["gpu", "cache", "client"]
+Medium = Literal["mem", "nvme", "ssd", "hdd"]
+
+
+class Wire(BaseModel):
+    """Base of all messages: unknown fields are refused, so that a typo is an error and not a silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Failure(Wire):
+    """One path that could not be made resident, and why."""
+
+    path: str
+    cause: str
+
+
+class WarmRequest(Wire):
+    """Make `dataset@ref` (tag, `latest` or version id prefix) resident on the nodes that `nodes` selects.
+
+    `nodes`: `all`, a comma list of names, or `role=gpu`, `label.KEY=VALUE`. `files`: narrow to these paths.
+    `request_id`: the same id twice is the same job.
+    """
+
+    dataset: str
+    ref: str = "latest"
+    files: tuple[str, ...] | None = None
+    nodes: str = "all"
+    pin: bool = False
+    request_id: str | None = None
+
+
+class FreeRequest(Wire):
+    """Release what `dataset@ref` holds; `files` narrows it to these paths."""
+
+    dataset: str
+    ref: str = "latest"
+    files: tuple[str, ...] | None = None
+    nodes: str = "all"
+    request_id: str | None = None
+
+
+class PinRequest(Wire):
+    dataset: str
+    ref: str = "latest"
+    nodes: str = "all"
+
+
+class NodeEstimate(Wire):
+    """What one node would have to fetch; `seconds` from its measured rate, None when nothing was measured yet."""
+
+    node: str
+    files_missing: int
+    bytes_missing: int
+    bytes_free: int
+    fits: bool
+    seconds: float | None = None
+    seconds_low: float | None = None
+    seconds_high: float | None = None
+    evicts: tuple[str, ...] = ()
+
+
+class Estimate(Wire):
+    dataset: str
+    version: str
+    files: int
+    bytes: int
+    seconds: float | None = None
+    seconds_low: float | None = None
+    seconds_high: float | None = None
+    nodes: tuple[NodeEstimate, ...] = ()
+
+
+class NodeProgress(Wire):
+    node: str
+    state: ResidencyState
+    files_total: int
+    files_done: int
+    bytes_total: int
+    bytes_done: int
+    rate_bps: float = 0.0
+    failures: tuple[Failure, ...] = ()
+
+
+class Job(Wire):
+    """A warm or a free. `done` means N of N on every chosen node, resident and verified (or all released)."""
+
+    id: str
+    kind: Literal["warm", "free"]
+    dataset: str
+    tag: str
+    version: str
+    state: JobState
+    files_total: int
+    files_done: int
+    bytes_total: int
+    bytes_done: int
+    rate_bps: float = 0.0
+    eta_s: float | None = None
+    created_ns: int
+    ended_ns: int | None = None
+    nodes: tuple[NodeProgress, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    error: str | None = None
+
+
+class DesiredVersion(Wire):
+    """`list_id` names a file list (GET /v1/lists/{id}); None means the whole version."""
+
+    dataset: str
+    tag: str
+    version: str
+    list_id: str | None = None
+    pinned: bool = False
+    job: str | None = None
+
+
+class Desired(Wire):
+    """The whole desired residency of one node. `generation` grows with each change to it."""
+
+    node: str
+    generation: int
+    versions: tuple[DesiredVersion, ...] = ()
+
+
+class DirReport(Wire):
+    path: str
+    medium: Medium
+    quota: int
+    used: int
+    free_on_disk: int
+    state: Literal["normal", "unstable", "down"] = "normal"
+
+
+class VersionReport(Wire):
+    """What a node really holds of one version, checked."""
+
+    dataset: str
+    tag: str
+    version: str
+    list_id: str | None = None
+    state: ResidencyState
+    files_total: int
+    files_resident: int
+    bytes_total: int
+    bytes_resident: int
+    rate_bps: float = 0.0
+    failures: tuple[Failure, ...] = ()
+
+
+class MountReport(Wire):
+    dataset: str
+    tag: str
+    version: str
+    target: str
+    backend: Literal["kernel", "loop", "fuse"]
+
+
+class Heartbeat(Wire):
+    """Sent every few seconds. `generation` is the desired generation that the node has seen."""
+
+    node: str
+    idc: str
+    address: str
+    role: Role
+    labels: dict[str, str] = Field(default_factory=dict)
+    agent_version: str
+    boot_id: str
+    generation: int
+    dirs: tuple[DirReport, ...] = ()
+    versions: tuple[VersionReport, ...] = ()
+    mounts: tuple[MountReport, ...] = ()
+    fetch_bps: float | None = None
+    fetch_bps_spread: float | None = None
+    hit_bytes: int = 0
+    miss_bytes: int = 0
+    store_bytes: int = 0
+    store_requests: int = 0
+
+
+class HeartbeatReply(Wire):
+    generation: int
+    interval_s: float = 2.0
+
+
+class NodeState(Wire):
+    """A node as the control service last heard of it."""
+
+    node: str
+    idc: str
+    address: str
+    role: Role
+    labels: dict[str, str]
+    alive: bool
+    seen_ns: int
+    dirs: tuple[DirReport, ...]
+    versions: tuple[VersionReport, ...]
+    mounts: tuple[MountReport, ...]
+    fetch_bps: float | None = None
+    hit_bytes: int = 0
+    miss_bytes: int = 0
+    store_bytes: int = 0
+    store_requests: int = 0
+
+
+class MountRequest(Wire):
+    """Asked of an agent: mount `dataset@ref` at `target` (default `<mounts>/<dataset>@<tag>`)."""
+
+    dataset: str
+    ref: str = "latest"
+    target: str | None = None
+    backend: Literal["auto", "kernel", "loop", "fuse"] = "auto"
+    only_warm: bool = False
+
+
+class MountAnswer(Wire):
+    dataset: str
+    tag: str
+    version: str
+    target: str
+    backend: Literal["kernel", "loop", "fuse"]
+    why: str
+    files: int
+    bytes: int
+    packs_local: int
+    packs_remote: int
+
+
+class UmountRequest(Wire):
+    target: str
+
+
+class TokenRequest(Wire):
+    """`verbs`: any of read, warm, free, pin, publish, admin, node; `datasets`: name prefixes (`*` all)."""
+
+    name: str
+    verbs: tuple[str, ...]
+    datasets: tuple[str, ...] = ("*",)
+    cidr: str | None = None
+
+
+class TokenAnswer(Wire):
+    """`token` is shown once, at creation."""
+
+    name: str
+    verbs: tuple[str, ...]
+    datasets: tuple[str, ...]
+    cidr: str | None = None
+    token: str | None = None
