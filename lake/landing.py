@@ -1,0 +1,219 @@
+"""The landing: where vehicles upload drives, and `raw/`, where checked drives are kept.
+
+A drive is complete once `landing/<vehicle>/<drive>/COMPLETE.json` is there:
+
+    {"outlap": 1, "vehicle": "car-7", "drive": "2026-06-01-a", "start_ns": 1780300800000000000 | null,
+     "files": [{"path": "CAM_FRONT.mp4", "size": 123, "sha256": "…", "channel": "CAM_FRONT" | null, "start_ns": null}]}
+
+Everything in it comes from a car and is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lake import stores
+from lake.canonical import blake3_hex, canonical_json, read_json
+from lake.errors import Corrupt, NotFound, Refused
+from lake.names import check_part, check_path
+from lake.stores import Store
+
+COMPLETE = "COMPLETE.json"
+CHUNK = 4 << 20
+Size = Annotated[int, Field(ge=0, le=2**50)]
+Nanoseconds = Annotated[int, Field(ge=0, lt=2**62)]
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """size in bytes; sha256 in hex as the uploader says; channel and start_ns where it knows them."""
+
+    path: str
+    size: int
+    sha256: str
+    channel: str | None
+    start_ns: int | None
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A complete upload. fingerprint: BLAKE3 of its COMPLETE.json in canonical form."""
+
+    vehicle: str
+    drive: str
+    start_ns: int | None
+    files: tuple[LandedFile, ...]
+    fingerprint: str
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    path: str
+    size: Size
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    channel: str | None = None
+    start_ns: Nanoseconds | None = None
+
+
+class _Complete(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    outlap: Literal[1]
+    vehicle: str
+    drive: str
+    start_ns: Nanoseconds | None = None
+    files: list[_File] = Field(max_length=100_000)
+
+
+def _folder(vehicle: str, drive: str) -> str:
+    return f"landing/{check_part('the vehicle', vehicle)}/{check_part('the drive', drive)}"
+
+
+def find_drives(store: Store, vehicle: str | None = None) -> list[tuple[str, str]]:
+    """(vehicle, drive) of every complete upload, sorted."""
+    return [pair for pair, complete in _uploads(store, vehicle) if complete]
+
+
+def incomplete(store: Store, vehicle: str | None = None) -> list[tuple[str, str]]:
+    """(vehicle, drive) of uploads without COMPLETE.json: still running, or abandoned."""
+    return [pair for pair, complete in _uploads(store, vehicle) if not complete]
+
+
+def _uploads(store: Store, vehicle: str | None) -> list[tuple[tuple[str, str], bool]]:
+    vehicles = [vehicle] if vehicle else stores.list_folders(store, "landing/")
+    return [
+        ((name, drive), stores.exists(store, f"landing/{name}/{drive}/{COMPLETE}"))
+        for name in vehicles
+        for drive in stores.list_folders(store, f"landing/{name}/")
+    ]
+
+
+def _parse(data: bytes, what: str) -> Drive:
+    value = read_json(data, what)
+    try:
+        found = _Complete.model_validate(value)
+        files = tuple(LandedFile(f.path, f.size, f.sha256, f.channel, f.start_ns) for f in found.files)
+        for file in files:
+            check_path(file.path)
+            if file.channel is not None:
+                check_part("the channel", file.channel)
+        if len({file.path for file in files}) != len(files):
+            raise Refused("its files", "a path stands twice")
+        return Drive(found.vehicle, found.drive, found.start_ns, files, blake3_hex(canonical_json(value)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Corrupt(what, f"{where}: {first['msg']}", "upload the drive again") from error
+    except Refused as error:
+        raise Corrupt(what, str(error), "upload the drive again") from error
+
+
+def read_drive(store: Store, vehicle: str, drive: str) -> Drive:
+    """Raises NotFound while COMPLETE.json is absent, Corrupt when it is not what it should be."""
+    key = f"{_folder(vehicle, drive)}/{COMPLETE}"
+    try:
+        data = stores.get(store, key)
+    except NotFound as error:
+        raise NotFound(
+            f"the drive {vehicle}/{drive}",
+            f"it has no {COMPLETE} in store {store.name}: the upload has not ended",
+            "wait for the uploader, or have it upload again",
+        ) from error
+    found = _parse(data, key)
+    if (found.vehicle, found.drive) != (vehicle, drive):
+        raise Corrupt(key, f"it says that it is {found.vehicle}/{found.drive}", "upload the drive again")
+    return found
+
+
+def fetch_file(store: Store, vehicle: str, drive: str, file: LandedFile, to: Path) -> None:
+    """Download one file and check it. Raises NotFound; Corrupt when size or SHA-256 differ from COMPLETE.json."""
+    key = f"{_folder(vehicle, drive)}/{check_path(file.path)}"
+    digest, size = hashlib.sha256(), 0
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with to.open("wb") as out:
+        # obstore cannot stream an empty object
+        pieces = stores.stream(store, key) if file.size else iter([stores.get(store, key)])
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+            out.write(piece)
+            if size > file.size:
+                break
+    if size != file.size:
+        raise Corrupt(
+            file.path, f"{size} bytes or more were uploaded, {COMPLETE} says {file.size}", "upload it again"
+        )
+    if digest.hexdigest() != file.sha256:
+        raise Corrupt(
+            file.path,
+            f"its SHA-256 is {digest.hexdigest()}, {COMPLETE} says {file.sha256}",
+            "upload it again",
+        )
+
+
+def upload_drive(
+    store: Store,
+    folder: Path,
+    vehicle: str,
+    drive: str,
+    start_ns: int | None = None,
+    channels: Mapping[str, str] | None = None,
+) -> Drive:
+    """Upload every file of a folder, COMPLETE.json last. channels: path → channel; default: the file's stem.
+
+    Raises Refused for names that are not legal.
+    """
+    prefix = _folder(vehicle, drive)
+    files = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = check_path(path.relative_to(folder).as_posix())
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        channel = (channels or {}).get(name, path.stem)
+        files.append({"path": name, "size": path.stat().st_size, "sha256": digest, "channel": channel})
+        check_part("the channel", channel)
+        stores.put_file(store, f"{prefix}/{name}", path)
+    value = {"outlap": 1, "vehicle": vehicle, "drive": drive, "start_ns": start_ns, "files": files}
+    data = canonical_json(value)
+    stores.put(store, f"{prefix}/{COMPLETE}", data)
+    return _parse(data, COMPLETE)
+
+
+def raw_folder(vehicle: str, date: str, drive: str) -> str:
+    """`raw/<vehicle>/<date>/<drive>`."""
+    return f"raw/{check_part('the vehicle', vehicle)}/{check_part('the date', date)}/{check_part('the drive', drive)}"
+
+
+def keep_raw(lake: Store, drive: Drive, date: str, files: Mapping[str, Path]) -> None:
+    """Keep the checked files (path → local copy) of a drive for ever, its COMPLETE.json last."""
+    prefix = raw_folder(drive.vehicle, date, drive.drive)
+    for file in drive.files:
+        there = stores.head(lake, f"{prefix}/{file.path}")
+        if there is None or there.size != file.size:
+            stores.put_file(lake, f"{prefix}/{file.path}", files[file.path])
+    value = {
+        "outlap": 1,
+        "vehicle": drive.vehicle,
+        "drive": drive.drive,
+        "start_ns": drive.start_ns,
+        "files": [vars(file) for file in drive.files],
+        "fingerprint": drive.fingerprint,
+    }
+    stores.put_if_absent(lake, f"{prefix}/{COMPLETE}", canonical_json(value))
+
+
+def raw_fingerprint(lake: Store, vehicle: str, drive: str) -> str | None:
+    """Fingerprint of the drive that is kept under this name, None when there is none."""
+    check_part("the drive", drive)
+    for date in stores.list_folders(lake, f"raw/{check_part('the vehicle', vehicle)}/"):
+        key = f"raw/{vehicle}/{date}/{drive}/{COMPLETE}"
+        try:
+            return str(read_json(stores.get(lake, key), key).get("fingerprint"))
+        except NotFound:
+            continue
+    return None
