@@ -1,7 +1,7 @@
 """Canonical JSON and BLAKE3: the one way to name content.
 
-The JSON is that of RFC 8785 restricted to objects, arrays, strings, booleans, null and integers below 2**53 (no
-floats): sorted keys, no white space, UTF-8.
+The JSON is that of RFC 8785 restricted to objects, arrays, strings, booleans, null and integers (no floats): sorted
+keys, no white space, UTF-8. Unlike there, integers are exact over 64 bits: times in ns do not fit a double.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from blake3 import blake3
 from lake.errors import Corrupt, Refused
 
 HEX64 = re.compile(r"[0-9a-f]{64}")
-LARGEST_INTEGER = 2**53
+LARGEST_INTEGER = 2**63
 
 
 def _check(value: object, where: str) -> None:
@@ -29,7 +29,9 @@ def _check(value: object, where: str) -> None:
             _check(inner, f"{where}[{place}]")
     elif isinstance(value, int):  # booleans too
         if abs(value) >= LARGEST_INTEGER and not isinstance(value, bool):
-            raise Refused(f"canonical JSON at {where}", f"{value} does not fit 2**53", "write it as a string")
+            raise Refused(
+                f"canonical JSON at {where}", f"{value} does not fit 64 bits", "write it as a string"
+            )
     elif value is not None and not isinstance(value, str):
         raise Refused(f"canonical JSON at {where}", f"{type(value).__name__} has no canonical form")
 

@@ -2,8 +2,8 @@
 
 ustar members, mtime 0, mode 0444, sorted by name (bytes). A member whose data would not start on a boundary is preceded
 by a pax extended header (type `x`) with one `comment` record of the right length; a name that ustar cannot hold (over
-100 bytes, or not ASCII) goes into a `path` record of the same header. The last member, `__outlap__/members.parquet`, lists
-all members, so that a pack explains itself. GNU tar, bsdtar, Python's tarfile and WebDataset read it. The same members
+100 bytes, or not ASCII) goes into a `path` record of the same header. The last member, `__outlap__/members.parquet`,
+lists all members, so that a pack explains itself. GNU tar, bsdtar, Python's tarfile and WebDataset read it. The same members
 give the same bytes. Source of the format: POSIX pax, "ustar Interchange Format".
 """
 

@@ -1,0 +1,201 @@
+"""Sync: bring a version into another IDC's store. Only what is missing there moves; the ref moves last.
+
+Packs stream through a local file that is hashed before anything is written at the destination, and that survives a kill: the next
+run goes on where it ended. What cannot be copied ends in a dead-letter list, the rest is copied all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from blake3 import blake3
+
+from lake import manifests, refs, stores
+from lake.errors import Conflict, Corrupt, LakeError
+from lake.packs import pack_key
+from lake.stores import Store
+from lake.versions import Available, PackUse, is_available, read_available, write_available
+
+CHUNK = 8 << 20
+PARALLEL = 4
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SyncPlan:
+    """What the destination lacks. bytes: of the packs."""
+
+    version: str
+    parts: tuple[str, ...]
+    locations: tuple[str, ...]
+    packs: tuple[PackUse, ...]
+    packs_present: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """dead: one line for each pack that could not be copied; when there is one, the version did not appear."""
+
+    dataset: str
+    tag: str
+    version: str
+    packs_copied: int
+    packs_present: int
+    bytes_copied: int
+    seconds: float
+    dead: tuple[str, ...] = ()
+
+
+def plan(source: Store, target: Store, version: str) -> SyncPlan:
+    """The difference between what a version needs and what the target has; nothing is listed. Raises NotFound."""
+    root, there = manifests.read_root(source, version), read_available(source, version)
+    if is_available(target, version):
+        return SyncPlan(version, (), (), (), len(there.packs), 0)
+
+    def missing(use: PackUse) -> bool:
+        info = stores.head(target, pack_key(use.id))
+        return info is None or info.size != use.size
+
+    with ThreadPoolExecutor(8) as pool:
+        part_ids = [part.id for part in root.parts]
+        has_part = pool.map(lambda part: stores.exists(target, manifests.part_key(part)), part_ids)
+        parts = tuple(part for part, has in zip(part_ids, has_part, strict=True) if not has)
+        has_list = pool.map(lambda item: stores.exists(target, manifests.location_key(item)), there.locations)
+        locations = tuple(item for item, has in zip(there.locations, has_list, strict=True) if not has)
+        packs = tuple(
+            use
+            for use, is_missing in zip(there.packs, pool.map(missing, there.packs), strict=True)
+            if is_missing
+        )
+    return SyncPlan(
+        version, parts, locations, packs, len(there.packs) - len(packs), sum(use.size for use in packs)
+    )
+
+
+def _copy_pack(
+    source: Store, target: Store, use: PackUse, scratch: Path, moved: Callable[[int], None]
+) -> None:
+    """Fetch (from where an earlier try ended), hash, upload. Raises Corrupt when the bytes do not have their name."""
+    key = pack_key(use.id)
+    local = scratch / f"{use.id}.partial"
+    digest, done = blake3(), 0
+    if local.exists() and local.stat().st_size <= use.size:
+        digest.update_mmap(local) if local.stat().st_size else None
+        done = local.stat().st_size
+    with local.open("ab" if done else "wb") as out:
+        while done < use.size:
+            piece = stores.get_range(source, key, done, min(CHUNK, use.size - done))
+            digest.update(piece)
+            out.write(piece)
+            done += len(piece)
+            moved(len(piece))
+    if digest.hexdigest() != use.id:
+        local.unlink()
+        raise Corrupt(
+            f"{key} in store {source.name}", "its bytes do not have the hash of its name", "verify the source"
+        )
+    stores.put_file(target, key, local)
+    info = stores.head(target, key)
+    if info is None or info.size != use.size:
+        raise Corrupt(f"{key} in store {target.name}", "it did not arrive whole", "sync again")
+    local.unlink()
+
+
+def _copy_packs(
+    source: Store, target: Store, work: SyncPlan, scratch: Path, progress: Progress | None
+) -> dict[str, str]:
+    """Pack id → cause, for those that could not be copied."""
+    lock, done = Lock(), 0
+
+    def moved(size: int) -> None:
+        nonlocal done
+        with lock:
+            done += size
+            if progress is not None:
+                progress(done, work.bytes)
+
+    def copy(use: PackUse) -> str | None:
+        try:
+            _copy_pack(source, target, use, scratch, moved)
+        except LakeError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        causes = list(pool.map(copy, work.packs))
+    return {use.id: cause for use, cause in zip(work.packs, causes, strict=True) if cause is not None}
+
+
+def sync(
+    source: Store, target: Store, dataset: str, ref: str, scratch: Path, progress: Progress | None = None
+) -> SyncReport:
+    """Copy what is missing, then let the version appear at the target: available, tag, `latest`.
+
+    progress(done bytes, total bytes). Raises NotFound, StoreDown; Conflict when another process syncs through the same scratch.
+    """
+    started = time.monotonic()
+    found = refs.resolve(source, dataset, ref)
+    work = plan(source, target, found.version)
+    scratch.mkdir(parents=True, exist_ok=True)
+    dead = _copy_packs(source, target, work, scratch, progress)
+    dead_key = f"sync/{dataset}/{found.version}.dead.json"
+    lines = tuple(f"packs {pack[:12]}: {cause}" for pack, cause in sorted(dead.items()))
+    copied = [use for use in work.packs if use.id not in dead]
+    report = SyncReport(
+        dataset,
+        found.tag,
+        found.version,
+        len(copied),
+        work.packs_present,
+        sum(use.size for use in copied),
+        time.monotonic() - started,
+        lines,
+    )
+    if dead:
+        stores.put(target, dead_key, json.dumps(dead, indent=1).encode())
+        return report
+    _appear(source, target, work)
+    if stores.exists(target, dead_key):
+        stores.delete(target, dead_key)
+    _carry_refs(source, target, found)
+    return report
+
+
+def _appear(source: Store, target: Store, work: SyncPlan) -> None:
+    """Metadata after the bytes: parts, locations, root, and the word that all of it is there."""
+    if is_available(target, work.version):
+        return
+    there: Available = read_available(source, work.version)
+    for part in work.parts:
+        manifests.read_part(source, part)
+        stores.put_if_absent(target, manifests.part_key(part), stores.get(source, manifests.part_key(part)))
+    for item in work.locations:
+        manifests.read_locations(source, item)
+        stores.put_if_absent(
+            target, manifests.location_key(item), stores.get(source, manifests.location_key(item))
+        )
+    root_key = manifests.root_key(work.version)
+    manifests.read_root(source, work.version)
+    stores.put_if_absent(target, root_key, stores.get(source, root_key))
+    write_available(target, there)
+
+
+def _carry_refs(source: Store, target: Store, found: refs.Ref) -> None:
+    """The same tags as at the source. `latest` moves only when it is `latest` there too, so that an old version can be synced."""
+    at_source = [ref for ref in refs.list_refs(source, found.dataset) if ref.version == found.version]
+    for ref in sorted(at_source, key=lambda ref: ref.tag == refs.LATEST):
+        known = refs.read_ref(target, ref.dataset, ref.tag)
+        if known is not None and known.version != ref.version and refs.NUMBERED.fullmatch(ref.tag):
+            raise Conflict(
+                f"the ref {ref.dataset}@{ref.tag} in store {target.name}",
+                f"it names {known.version[:12]}, the source's names {ref.version[:12]}",
+                "publish a dataset in one IDC only",
+            )
+        refs.move_ref(target, ref)

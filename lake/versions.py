@@ -1,0 +1,164 @@
+"""Versions as a store has them: available means every byte is there and was checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from blake3 import blake3
+
+from lake import stores
+from lake.canonical import is_hash, read_json
+from lake.errors import Corrupt, NotFound
+from lake.manifests import read_locations, read_part, read_root
+from lake.packs import ALIGN, pack_key
+from lake.stores import Store
+
+ROW_NAMES = ("path", "content_id", "size", "pack", "offset")
+
+
+@dataclass(frozen=True)
+class PackUse:
+    """A pack and what a version takes of it: size of the whole pack, files and bytes that the version needs."""
+
+    id: str
+    size: int
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Available:
+    """locations: one id for each part of the root, in its order."""
+
+    version: str
+    files: int
+    bytes: int
+    locations: tuple[str, ...]
+    packs: tuple[PackUse, ...]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """problems: one line for each file or pack whose bytes are not what they should be."""
+
+    files: int
+    bytes: int
+    problems: tuple[str, ...]
+
+
+def available_key(version: str) -> str:
+    return f"available/{version}.json"
+
+
+def write_available(store: Store, available: Available) -> None:
+    """Say that every byte is there. Call it last."""
+    value = {
+        "outlap": 1,
+        "version": available.version,
+        "files": available.files,
+        "bytes": available.bytes,
+        "locations": list(available.locations),
+        "packs": [[use.id, use.size, use.files, use.bytes] for use in available.packs],
+    }
+    stores.put(store, available_key(available.version), json.dumps(value, separators=(",", ":")).encode())
+
+
+def is_available(store: Store, version: str) -> bool:
+    return stores.exists(store, available_key(version))
+
+
+def read_available(store: Store, version: str) -> Available:
+    """Raises NotFound when the version is not (wholly) in this store, Corrupt."""
+    key = available_key(version)
+    try:
+        value = read_json(stores.get(store, key), key)
+    except NotFound as error:
+        raise NotFound(
+            f"the version {version[:12]}",
+            f"it is not available in store {store.name} of {store.idc}",
+            f"sync it there: `outlap sync NAME@{version[:12]} --to {store.idc}`",
+        ) from error
+    try:
+        packs = tuple(PackUse(*use) for use in value["packs"])
+        found = Available(value["version"], value["files"], value["bytes"], tuple(value["locations"]), packs)
+    except (KeyError, TypeError) as error:
+        raise Corrupt(key, f"it is no record of availability: {error!r}") from error
+    if found.version != version or not all(is_hash(use.id) for use in packs):
+        raise Corrupt(key, "it speaks of another version, or of packs that cannot be")
+    return found
+
+
+def rows(store: Store, version: str) -> Iterator[pa.Table]:
+    """ROW_NAMES (and the other columns of the version) of each part in turn: all sorted by path, all hashes checked.
+
+    Raises NotFound, Corrupt: root, parts and locations have the hashes of their names, each row has a location of its size that
+    lies inside a pack of this version.
+    """
+    root, available = read_root(store, version), read_available(store, version)
+    if len(available.locations) != len(root.parts):
+        raise Corrupt(available_key(version), "it has not one list of locations for each part")
+    sizes = pa.array([use.id for use in available.packs], pa.string())
+    ends = pa.array([use.size for use in available.packs], pa.int64())
+    for part, location_id in zip(root.parts, available.locations, strict=True):
+        table, locations = read_part(store, part.id), read_locations(store, location_id)
+        what = f"the locations {location_id[:12]}"
+        if table.num_rows != locations.num_rows or not table["size"].equals(locations["size"]):
+            raise Corrupt(what, f"they do not fit the part {part.id[:12]}")
+        end = pc.take(ends, pc.index_in(locations["pack"], sizes))
+        inside = pc.less_equal(pc.add(locations["offset"], locations["size"]), end)
+        aligned = pc.equal(pc.bit_wise_and(locations["offset"], ALIGN - 1), 0)
+        legal = pc.and_(pc.and_(inside, aligned), pc.greater_equal(locations["offset"], 0))
+        if not pc.all(pc.fill_null(legal, False)).as_py():
+            raise Corrupt(what, "a file lies outside the packs of the version, or off a 4 KiB boundary")
+        yield table.append_column("pack", locations["pack"]).append_column("offset", locations["offset"])
+
+
+def verify(store: Store, version: str, scratch: Path) -> Verified:
+    """Read every byte of a version in a store again: whole packs, then each file in them."""
+    found = read_available(store, version)
+    wanted = pa.concat_tables([part.select(list(ROW_NAMES)) for part in rows(store, version)] or [_EMPTY])
+    problems: list[str] = []
+    for use in found.packs:
+        local = scratch / f"verify-{use.id}.tar"
+        try:
+            digest = blake3()
+            with local.open("wb") as out:
+                for piece in stores.stream(store, pack_key(use.id)):
+                    digest.update(piece)
+                    out.write(piece)
+            if digest.hexdigest() != use.id:
+                problems.append(f"{pack_key(use.id)}: its bytes do not have the hash of its name")
+            problems += _bad_members(local, wanted.filter(pc.equal(wanted["pack"], use.id)))
+        except NotFound as error:
+            problems.append(str(error))
+        finally:
+            local.unlink(missing_ok=True)
+    return Verified(found.files, found.bytes, tuple(problems))
+
+
+def _bad_members(pack: Path, members: pa.Table) -> Sequence[str]:
+    bad = []
+    with pack.open("rb") as file:
+        for batch in members.to_batches(max_chunksize=10_000):
+            columns = (batch[name].to_pylist() for name in ("path", "content_id", "size", "offset"))
+            for path, content_id, size, offset in zip(*columns, strict=True):
+                file.seek(offset)
+                if blake3(file.read(size)).hexdigest() != content_id:
+                    bad.append(f"{path}: its bytes do not have its content id")
+    return bad
+
+
+_EMPTY = pa.schema(
+    [
+        ("path", pa.string()),
+        ("content_id", pa.string()),
+        ("size", pa.int64()),
+        ("pack", pa.string()),
+        ("offset", pa.int64()),
+    ]
+).empty_table()
