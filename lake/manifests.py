@@ -94,7 +94,7 @@ def _checked_id(text: str) -> str:
 
 def _text_bytes(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
     """Lengths of each string in bytes (n), and all bytes joined."""
-    array = pc.fill_null(column, "").cast(pa.large_binary()).combine_chunks()
+    array = pc.fill_null(column, "").cast(pa.large_binary())
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_binary())
     if not len(array):

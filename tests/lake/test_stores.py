@@ -90,7 +90,12 @@ def test_a_store_that_is_down_is_named(monkeypatch):
     monkeypatch.setenv("K", "never-shown")
     secret = SecretRef(env="K")
     config = StoreConfig(
-        name="lake-z", idc="idc-z", url="s3://b", endpoint="http://127.0.0.1:9", access_key_id=secret, secret_access_key=secret
+        name="lake-z",
+        idc="idc-z",
+        url="s3://b",
+        endpoint="http://127.0.0.1:9",
+        access_key_id=secret,
+        secret_access_key=secret,
     )
     with pytest.raises(StoreDown) as caught:
         stores.get(open_store(config), "key")

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import subprocess
+import tarfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lake import packs
+from lake.errors import Corrupt, Refused
+
+NAME = st.lists(
+    st.text(
+        st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60
+    ).filter(lambda part: part not in (".", "..") and not part.startswith("__outlap__")),
+    min_size=1,
+    max_size=4,
+).map("/".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(NAME, st.binary(max_size=9000), max_size=12))
+def test_any_members_come_back_from_an_ordinary_tar(tmp_path_factory, members):
+    folder = tmp_path_factory.mktemp("pack")
+    items = sorted(members.items(), key=lambda item: item[0].encode())
+    pack = packs.write_pack(folder / "one.tar", items)
+    assert packs.write_pack(folder / "two.tar", items).id == pack.id
+    raw = (folder / "one.tar").read_bytes()
+    assert len(raw) == pack.size and len(raw) % packs.ALIGN == 0
+    for row in pack.members.to_pylist():
+        assert row["offset"] % packs.ALIGN == 0
+        assert raw[row["offset"] : row["offset"] + row["size"]] == members[row["name"]]
+    with tarfile.open(folder / "one.tar") as tar:
+        listed = {item.name: tar.extractfile(item).read() for item in tar if item.name != packs.MEMBERS_NAME}
+        assert all(item.mtime == 0 and item.mode == 0o444 for item in tar.getmembers())
+    assert listed == members
+    assert packs.members_of(folder / "one.tar").equals(pack.members)
+
+
+def test_gnu_tar_reads_a_pack(tmp_path):
+    items = [("a/1.jpg", b"x" * 5000), ("b/" + "long" * 40, b""), ("c/ü.jpg", b"y" * 4096)]
+    packs.write_pack(tmp_path / "p.tar", items)
+    done = subprocess.run(["tar", "xf", "p.tar"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    for name, data in items:
+        assert (tmp_path / name).read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["", "/a", "a//b", "a/../b", ".", "a\0b", "__outlap__/x"])
+def test_names_that_could_lead_elsewhere_are_refused(tmp_path, name):
+    with pytest.raises(Refused):
+        packs.write_pack(tmp_path / "p.tar", [(name, b"")])
+    assert not (tmp_path / "p.tar").exists()
+
+
+def test_order_is_kept(tmp_path):
+    with pytest.raises(Refused, match="ascending"):
+        packs.write_pack(tmp_path / "p.tar", [("b", b""), ("a", b"")])
+
+
+def test_members_are_found_through_a_store(tmp_path, make_folder_store):
+    store = make_folder_store()
+    pack = packs.write_pack(tmp_path / "p.tar", [(f"{n:05d}", b"%d" % n) for n in range(3000)])
+    assert packs.put_pack(store, pack.id, tmp_path / "p.tar")
+    assert not packs.put_pack(store, pack.id, tmp_path / "p.tar")
+    assert packs.read_members(store, pack.id).equals(pack.members)
+
+
+def test_no_pack_and_cut_packs_are_corrupt(tmp_path):
+    (tmp_path / "x").write_bytes(b"no tar at all" * 1000)
+    with pytest.raises(Corrupt, match="list of its members"):
+        packs.members_of(tmp_path / "x")
+    with pytest.raises(Refused):
+        packs.pack_key("../../etc/passwd")
