@@ -85,8 +85,8 @@ def _draw_code(luma: Plane, camera: int, frame: int, white: int, black: int) -> 
 def read_frame_number(picture: bytes | npt.NDArray[np.uint8]) -> tuple[int, int]:
     """(camera index, frame number) drawn in a frame.
 
-    picture: a JPEG, or an array (height, width) of luma or (height, width, 3) of colour, of any size with 80 cells across
-    its longer side. Raises Corrupt when no intact code is there.
+    picture: a JPEG, or an array (height, width) of luma or (height, width, 3) of colour, of any size with 80 cells
+    across its longer side. Raises Corrupt when no intact code is there.
     """
     if isinstance(picture, bytes):
         luma = simplejpeg.decode_jpeg(picture, colorspace="GRAY")[:, :, 0]
@@ -158,7 +158,7 @@ class _Scenery:
 def _to_frame(planes: tuple[Plane, Plane, Plane], pix_fmt: str) -> av.VideoFrame:
     frame = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], "yuv420p")
     for plane, pixels in zip(frame.planes, planes, strict=True):
-        target = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        target = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         target[:, : pixels.shape[1]] = pixels
     return frame if pix_fmt == "yuv420p" else frame.reformat(format=pix_fmt)
 
@@ -177,6 +177,7 @@ def make_recording(
             moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=start_ns // 10**9)
             container.metadata["creation_time"] = moment.strftime("%Y-%m-%dT%H:%M:%S.000000Z")
         stream = container.add_stream(clip.codec, rate=clip.fps)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, clip.pix_fmt
         stream.time_base = Fraction(1, TICKS)
         stream.codec_context.time_base = Fraction(1, TICKS)

@@ -7,10 +7,9 @@ frames (no decoding) and hands out the coded bytes of any of them. Index → pla
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -47,7 +46,7 @@ class FrameIndex:
 
 @dataclass(frozen=True)
 class Orientation:
-    """How to turn a decoded picture upright: `quarters` times 90 degrees counter-clockwise, after an optional mirror."""
+    """How to turn a picture upright: `quarters` times 90 degrees counter-clockwise, after an optional mirror."""
 
     quarters: int = 0
     mirrored: bool = False
@@ -66,13 +65,13 @@ class Channel(Protocol):
         """A fresh decoder, fed with the packets of any key frame onwards."""
         ...
 
-    def packets(self, frames: Sequence[int]) -> Iterator[av.Packet]:
+    def packets(self, frames: Sequence[int]) -> Iterator[av.Packet[Any]]:
         """Coded frames by their place in the index. Raises Unreadable when the bytes are not there."""
         ...
 
 
-class Recording(AbstractContextManager["Recording"], Protocol):
-    """An open recording; use it in one thread, open it again for another."""
+class Recording(Protocol):
+    """An indexed recording. It holds no open file, and several threads may decode it at once."""
 
     @property
     def channels(self) -> Sequence[Channel]: ...

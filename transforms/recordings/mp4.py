@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 
 from transforms.errors import Unreadable
@@ -34,7 +34,9 @@ MATRIX = struct.Struct("<9i")
 
 def _orientation(frame: av.VideoFrame) -> Orientation:
     """Read the display matrix of a frame; angles between quarters are rounded to the nearest."""
-    matrix = next((bytes(data) for data in frame.side_data if data.type == SideDataType.DISPLAYMATRIX), None)
+    # PyAV's stubs take this container for a mapping by name; iterating gives the data
+    sides = cast(Iterable[SideData], frame.side_data)
+    matrix = next((bytes(data) for data in sides if data.type == SideDataType.DISPLAYMATRIX), None)
     if matrix is None or len(matrix) != MATRIX.size:
         return Orientation()
     a, b, _, c, d, *_ = MATRIX.unpack(matrix)
@@ -58,30 +60,31 @@ class Mp4Channel:
     index: FrameIndex
     width: int
     height: int
-    _file: BinaryIO = field(repr=False)
 
     def decoder(self, threads: int) -> av.VideoCodecContext:
         context = av.CodecContext.create(self.codec, "r")
+        assert isinstance(context, av.VideoCodecContext)
         context.extradata = self.extradata
         context.thread_count = threads
         context.thread_type = "AUTO" if threads > 1 else "NONE"
-        context.options = {"max_pixels": str(MAX_PIXELS)}
+        # explode: a damaged picture is an error, never a picture with grey where the bytes were bad
+        context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
         return context
 
-    def packets(self, frames: Sequence[int]) -> Iterator[av.Packet]:
-        descriptor = self._file.fileno()
-        for frame in frames:
-            size = int(self.index.size[frame])
-            data = os.pread(descriptor, size, int(self.index.position[frame]))
-            if len(data) != size:
-                raise Unreadable(
-                    self.path.name, f"frame {frame} should have {size} bytes, {len(data)} are there"
-                )
-            packet = av.Packet(data)
-            packet.pts = packet.dts = int(self.index.pts[frame])
-            packet.time_base = self.time_base
-            packet.is_keyframe = bool(self.index.key[frame])
-            yield packet
+    def packets(self, frames: Sequence[int]) -> Iterator[av.Packet[Any]]:
+        with self.path.open("rb") as file:
+            for frame in frames:
+                size = int(self.index.size[frame])
+                data = os.pread(file.fileno(), size, int(self.index.position[frame]))
+                if len(data) != size:
+                    raise Unreadable(
+                        self.path.name, f"frame {frame} should have {size} bytes, {len(data)} are there"
+                    )
+                packet = av.Packet(data)
+                packet.pts = packet.dts = int(self.index.pts[frame])
+                packet.time_base = self.time_base
+                packet.is_keyframe = bool(self.index.key[frame])
+                yield packet
 
     @cached_property
     def orientation(self) -> Orientation:
@@ -98,21 +101,18 @@ class Mp4Channel:
 
 @dataclass
 class Mp4Recording:
-    """An open MP4/MOV file. creation_time: as the container has it, None when absent."""
+    """An indexed MP4/MOV file. creation_time: as the container has it, None when absent; codecs: of all its video."""
 
     path: Path
     channels: Sequence[Mp4Channel]
     creation_time: str | None
     codecs: tuple[str, ...]
-    _file: BinaryIO = field(repr=False)
 
-    def __enter__(self) -> Mp4Recording:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+def _time_base(stream: av.VideoStream, name: str) -> Fraction:
+    if not stream.time_base:
+        raise Unreadable(name, "its video has no time base")
+    return Fraction(stream.time_base)
 
 
 def _index(container: av.container.InputContainer, stream: av.VideoStream, name: str) -> FrameIndex:
@@ -134,7 +134,7 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream, name:
         position.append(packet.pos)
         size.append(packet.size)
     return FrameIndex(
-        time_base=Fraction(stream.time_base),
+        time_base=_time_base(stream, name),
         pts=np.array(pts, np.int64),
         key=np.array(key, np.bool_),
         shown=np.array(shown, np.bool_),
@@ -144,38 +144,32 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream, name:
 
 
 def open_recording(path: Path) -> Mp4Recording:
-    """Open and index a file.
+    """Open and index a file; nothing stays open.
 
     channels is empty where the file has no video of H.264 or H.265 (`codecs` names what it has). Raises Unreadable when
     FFmpeg cannot read the container.
     """
     try:
         with av.open(str(path), format="mp4", options=OPEN_OPTIONS) as container:
+            streams = [
+                (stream, stream.codec_context.name if stream.codec_context else "unknown")
+                for stream in container.streams.video
+            ]
+            channels = [
+                Mp4Channel(
+                    path=path,
+                    codec=codec,
+                    declared_frames=stream.frames,
+                    time_base=_time_base(stream, path.name),
+                    extradata=stream.codec_context.extradata,
+                    index=_index(container, stream, path.name),
+                    width=stream.codec_context.width,
+                    height=stream.codec_context.height,
+                )
+                # the first one: a demuxer passes over the file once, and cameras write one
+                for stream, codec in [pair for pair in streams if pair[1] in CODECS][:1]
+            ]
             creation_time = container.metadata.get("creation_time")
-            streams = list(container.streams.video)
-            codecs = tuple(
-                stream.codec_context.name if stream.codec_context else "unknown" for stream in streams
-            )
-            file = path.open("rb")
-            try:
-                channels = [
-                    Mp4Channel(
-                        path=path,
-                        codec=codec,
-                        declared_frames=stream.frames,
-                        time_base=Fraction(stream.time_base),
-                        extradata=stream.codec_context.extradata,
-                        index=_index(container, stream, path.name),
-                        width=stream.codec_context.width,
-                        height=stream.codec_context.height,
-                        _file=file,
-                    )
-                    for stream, codec in list(zip(streams, codecs, strict=True))[:1]
-                    if codec in CODECS
-                ]
-            except BaseException:
-                file.close()
-                raise
     except (av.FFmpegError, ValueError) as error:
         raise Unreadable(path.name, f"FFmpeg cannot read it as MP4: {error}") from error
-    return Mp4Recording(path, channels, creation_time, codecs, file)
+    return Mp4Recording(path, channels, creation_time, tuple(codec for _, codec in streams))

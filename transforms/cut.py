@@ -1,0 +1,135 @@
+"""Cut: the frames that a recipe asks for, decoded on all cores, as JPEGs in spool files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO
+
+import av
+
+from transforms.decode import decode_run, to_pictures
+from transforms.plan import Run, choose_keyframes, choose_rate, plan_runs
+from transforms.recipe import Output, Rate, Recipe
+from transforms.recordings import Channel, FrameIndex
+from transforms.times import Int64
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One JPEG in a spool file. place: of its frame in the index; width, height in pixels; offset, size in bytes."""
+
+    place: int
+    output: str
+    width: int
+    height: int
+    spool: Path
+    offset: int
+    size: int
+
+
+@dataclass
+class _Bench:
+    """What one thread works with: its spool file, and the decoder of the channel that it worked on last."""
+
+    path: Path
+    file: BinaryIO
+    channel: Channel | None = None
+    decoder: av.VideoCodecContext | None = None
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Threads that cut, each with a spool file in one folder."""
+
+    pool: ThreadPoolExecutor
+    benches: SimpleQueue[_Bench]
+
+
+@contextmanager
+def open_workshop(folder: Path, threads: int | None = None) -> Iterator[Workshop]:
+    """As many threads as this process may use cores. The spool files stay for as long as `folder` does."""
+    count = threads or len(os.sched_getaffinity(0))
+    benches: SimpleQueue[_Bench] = SimpleQueue()
+    made = []
+    for number in range(count):
+        path = folder / f"spool-{number}"
+        made.append(_Bench(path, path.open("wb")))
+        benches.put(made[-1])
+    try:
+        with ThreadPoolExecutor(max_workers=count, thread_name_prefix="cut") as pool:
+            yield Workshop(pool, benches)
+    finally:
+        for bench in made:
+            bench.file.close()
+
+
+def choose(index: FrameIndex, times_ns: Int64, recipe: Recipe) -> Int64:
+    """Places of the frames that a recipe asks for, ascending in time."""
+    if isinstance(recipe.cut, Rate):
+        return choose_rate(index, times_ns, recipe.cut.rate_mhz)
+    return choose_keyframes(index)
+
+
+def _cut_run(workshop: Workshop, channel: Channel, run: Run, outputs: Sequence[Output]) -> list[Piece]:
+    bench = workshop.benches.get()
+    try:
+        if bench.channel is not channel or bench.decoder is None:
+            # one thread each: frames of several runs at once fill the cores better than threads inside one
+            bench.channel, bench.decoder = channel, channel.decoder(threads=1)
+        pieces = []
+        for place, frame in decode_run(channel, bench.decoder, run):
+            for picture in to_pictures(frame, channel.orientation, outputs):
+                offset = bench.file.tell()
+                bench.file.write(picture.jpeg)
+                pieces.append(
+                    Piece(
+                        place,
+                        picture.output,
+                        picture.width,
+                        picture.height,
+                        bench.path,
+                        offset,
+                        len(picture.jpeg),
+                    )
+                )
+        bench.file.flush()
+        return pieces
+    except BaseException:
+        bench.decoder = None  # it may hold frames of the run that failed
+        raise
+    finally:
+        workshop.benches.put(bench)
+
+
+def cut_channel(
+    workshop: Workshop,
+    channel: Channel,
+    wanted: Int64,
+    outputs: Sequence[Output],
+    on_frames: Callable[[int], None],
+) -> list[Piece]:
+    """JPEGs of the frames at `wanted`, by place and output. Raises Unreadable when one of them gives no picture.
+
+    on_frames: told, in the calling thread, how many more frames are done.
+    """
+    _ = channel.orientation  # found once, not by all threads at the same time
+    futures: list[Future[list[Piece]]] = [
+        workshop.pool.submit(_cut_run, workshop, channel, run, outputs)
+        for run in plan_runs(channel.index, wanted)
+    ]
+    pieces: list[Piece] = []
+    try:
+        for future in as_completed(futures):
+            done = future.result()
+            pieces += done
+            on_frames(len({piece.place for piece in done}))
+    finally:
+        for future in futures:
+            future.cancel()
+    return sorted(pieces, key=lambda piece: (piece.place, piece.output))
