@@ -1,0 +1,74 @@
+"""Landed drives → checked recordings, frames, packs, catalogue."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, get_current_context, task
+from outlap_airflow import forms, ingest
+from outlap_airflow.faults import RETRIES
+
+with DAG(
+    dag_id="ingest_drives",
+    description="Take complete drives from landing, check them, cut frames, fill the catalogue",
+    doc_md="""
+Finds the drives of the landing bucket that are complete and not ingested yet, and ingests each in a task of its own,
+at most 200 in a run.
+
+A drive in quarantine does not stop the others: the task `report` names it, and its rules and evidence lie in
+`quarantine/` of the lake. A drive without `COMPLETE.json` is reported as not ready. Running it again does only what
+is left.
+""",
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    tags=["outlap", "ingest"],
+    default_args={**RETRIES, "execution_timeout": timedelta(hours=6)},
+    params={
+        "vehicle": Param(
+            None,
+            type=["null", "string"],
+            title="Vehicle",
+            description="Only drives of this vehicle. Empty: all.",
+        ),
+        "drive": Param(
+            None,
+            type=["null", "string"],
+            title="Drive",
+            description="Only the drive of this name. Empty: all.",
+        ),
+        **forms.cut(),
+        "retry_quarantined": Param(
+            False,
+            type="boolean",
+            title="Try refused drives again",
+            description="Check drives again that are in quarantine with the same files.",
+        ),
+    },
+):
+
+    @task
+    def find() -> dict[str, Any]:
+        params = get_current_context()["params"]
+        return ingest.find_drives(
+            params["vehicle"], params["drive"], params["cut"], params["rate_hz"], params["retry_quarantined"]
+        )
+
+    @task
+    def to_ingest(found: dict[str, Any]) -> list[dict[str, str]]:
+        return list(found["to_ingest"])
+
+    @task(map_index_template="{{ drive_name }}", max_active_tis_per_dagrun=8)
+    def ingest_drive(pair: dict[str, str]) -> dict[str, Any]:
+        context = get_current_context()
+        context["drive_name"] = f"{pair['vehicle']}/{pair['drive']}"
+        return ingest.ingest_one(pair, context["params"]["cut"], context["params"]["rate_hz"])
+
+    @task(trigger_rule="all_done", retries=0)
+    def report(found: dict[str, Any], reports: Any) -> dict[str, Any]:
+        return ingest.report_batch(found, [item for item in reports if item is not None])
+
+    found = find()
+    report(found, ingest_drive.expand(pair=to_ingest(found)))

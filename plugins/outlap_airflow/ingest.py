@@ -1,0 +1,164 @@
+"""Which drives to ingest, ingesting one, and the report of a batch. Plain functions: the DAGs wrap them in tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any, Literal
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from lake.config import load_config
+from lake.errors import NotFound
+from outlap_airflow.faults import told
+from outlap_airflow.settings import scratch_folder
+
+# Airflow's own limits: a map of thousands freezes its scheduler. The rest is left for the next run, and said so.
+MOST_DRIVES = 200
+READERS = 16
+
+log = logging.getLogger(__name__)
+Pair = dict[str, str]
+
+
+def recipe_for(cut: str, rate_hz: float | None) -> Any:
+    """The recipe of a cut policy: `keyframes`, or `rate` with frames per second. Raises Refused."""
+    from lake.errors import Refused
+    from transforms.recipe import Rate, Recipe
+
+    if cut == "rate":
+        if not rate_hz:
+            raise Refused(
+                "the cut policy 'rate'", "it needs frames per second", "give rate_hz, for example 2"
+            )
+        return Recipe(cut=Rate(rate_mhz=round(rate_hz * 1000)))
+    return Recipe(cut="keyframes")
+
+
+@told()
+def find_drives(
+    vehicle: str | None, drive: str | None, cut: str, rate_hz: float | None, retry_quarantined: bool
+) -> dict[str, Any]:
+    """What is landed, sorted into: to_ingest (at most 200), left (beyond that), already, quarantined, not_ready.
+
+    A drive is new when its COMPLETE.json is not the one that was ingested under its name, or the recipe was not applied yet. Raises
+    NotFound for a named drive that was never uploaded.
+    """
+    from lake import catalog, landing, quarantine
+    from lake.stores import lake_store, landing_store
+    from transforms.recipe import recipe_id
+
+    config = load_config()
+    uploads, lake = landing_store(config), lake_store(config)
+    recipe = recipe_id(recipe_for(cut, rate_hz))
+
+    def chosen(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        return sorted(pair for pair in pairs if drive is None or pair[1] == drive)
+
+    ready = chosen(landing.find_drives(uploads, vehicle))
+    not_ready = chosen(landing.incomplete(uploads, vehicle))
+    if drive is not None and not ready and not not_ready:
+        raise NotFound(
+            f"the drive {drive!r}",
+            f"landing {uploads.name} has no such upload",
+            "check its name and its vehicle",
+        )
+    cut_before = {
+        (item.vehicle, item.drive) for item in catalog.drives_in(lake) if item.recipe == recipe[:16]
+    }
+    refused = (
+        {} if retry_quarantined else {(e.vehicle, e.drive): e.fingerprint for e in quarantine.entries(lake)}
+    )
+
+    def state(pair: tuple[str, str]) -> Literal["to_ingest", "already", "quarantined"]:
+        if pair not in cut_before and pair not in refused:
+            return "to_ingest"
+        try:
+            fingerprint = landing.read_drive(uploads, *pair).fingerprint
+        except NotFound:
+            return "to_ingest"  # it went away in between: the task of the drive says so
+        if refused.get(pair) == fingerprint:
+            return "quarantined"
+        return "already" if landing.raw_fingerprint(lake, *pair) == fingerprint else "to_ingest"
+
+    found: dict[str, list[Pair]] = {
+        key: [] for key in ("to_ingest", "left", "already", "quarantined", "not_ready")
+    }
+    with ThreadPoolExecutor(READERS) as pool:
+        for pair, kind in zip(ready, pool.map(state, ready), strict=True):
+            full = kind == "to_ingest" and len(found["to_ingest"]) >= MOST_DRIVES
+            found["left" if full else kind].append({"vehicle": pair[0], "drive": pair[1]})
+    found["not_ready"] = [{"vehicle": pair[0], "drive": pair[1]} for pair in not_ready]
+    return {"recipe": recipe, **found}
+
+
+@told()
+def ingest_one(pair: Pair, cut: str, rate_hz: float | None) -> dict[str, Any]:
+    """Ingest one drive; the JSON of its IngestReport (findings of a quarantined drive included)."""
+    from lake.stores import lake_store, landing_store
+    from transforms.ingest import ingest_drive
+
+    config = load_config()
+    name = f"{pair['vehicle']}/{pair['drive']}"
+
+    def progress(step: str, done: int, total: int) -> None:
+        log.info("%s: %s %d of %d", name, step, done, total)
+
+    with scratch_folder(config) as scratch:
+        report = ingest_drive(
+            landing_store(config),
+            lake_store(config),
+            pair["vehicle"],
+            pair["drive"],
+            recipe_for(cut, rate_hz),
+            scratch,
+            progress,
+        )
+    for finding in report.findings:
+        log.warning(
+            "%s: %s %s in %s: %s", name, finding.severity, finding.rule, finding.file, finding.evidence
+        )
+    return asdict(report)
+
+
+def report_batch(found: Mapping[str, Any], reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sum a batch up and log it, one line per drive that needs someone. Raises AirflowFailException when a drive failed."""
+    done = list(reports)
+    ingested = [item for item in done if item["outcome"] == "ingested"]
+    answered = {(item["vehicle"], item["drive"]) for item in done}
+    failed = [pair for pair in found["to_ingest"] if (pair["vehicle"], pair["drive"]) not in answered]
+    quarantined = [
+        {"vehicle": item["vehicle"], "drive": item["drive"]}
+        for item in done
+        if item["outcome"] == "quarantined"
+    ]
+    summary = {
+        "ingested": len(ingested),
+        "frames": sum(item["frames"] for item in ingested),
+        "bytes": sum(item["bytes"] for item in ingested),
+        "already": len(found["already"]) + sum(item["outcome"] == "already" for item in done),
+        "quarantined": quarantined + list(found["quarantined"]),
+        "not_ready": found["not_ready"],
+        "left": len(found["left"]),
+        "failed": failed,
+    }
+    for key, advice in (
+        ("quarantined", "in quarantine: see quarantine/ of the lake for rules and evidence"),
+        ("not_ready", "not ready: its COMPLETE.json is not uploaded yet"),
+        ("failed", "failed: see the log of its task"),
+    ):
+        for pair in summary[key]:
+            log.warning("%s/%s is %s", pair["vehicle"], pair["drive"], advice)
+    if summary["left"]:
+        log.warning("%d drives are left for the next run: one run takes %d", summary["left"], MOST_DRIVES)
+    log.info(
+        "ingested %d drives, %d frames, %d bytes", summary["ingested"], summary["frames"], summary["bytes"]
+    )
+    if failed:
+        names = ", ".join(f"{pair['vehicle']}/{pair['drive']}" for pair in failed)
+        raise AirflowFailException(
+            f"{len(failed)} drives failed: {names}. Next: see the logs of their tasks, then clear them"
+        )
+    return summary

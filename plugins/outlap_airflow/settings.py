@@ -1,0 +1,81 @@
+"""The section [airflow] of outlap.toml (or OUTLAP_AIRFLOW_* variables; lists there as JSON).
+
+[airflow]
+destinations = ["idc-b"]              # default: every IDC but ours
+nodes = "all"                         # which nodes a version is warmed on
+launcher = "process"                  # or "kubernetes": where training commands run
+[[airflow.datasets]]                  # what the nightly DAG publishes again
+name = "front"
+query = "select * from frames where output = '720p' and channel = 'CAM_FRONT'"
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from lake.config import Config
+
+DEFAULT_QUERY = "select * from frames where output = '720p'"
+
+
+class DatasetQuery(BaseModel):
+    """A dataset that the nightly DAG keeps up to date."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    query: str = DEFAULT_QUERY
+
+
+class AirflowSettings(BaseModel):
+    """`link_slots`: how many syncs may run at once from one IDC to another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    destinations: tuple[str, ...] | None = None
+    datasets: tuple[DatasetQuery, ...] = ()
+    nodes: str = "all"
+    link_slots: int = Field(default=2, ge=1)
+    scratch: Path | None = None
+    launcher: Literal["process", "kubernetes"] = "process"
+    image: str = "outlap-airflow:latest"
+    namespace: str = "outlap"
+    kubernetes_conn_id: str | None = None
+
+    @field_validator("destinations", "datasets", mode="before")
+    @classmethod
+    def _from_variable(cls, value: Any) -> Any:
+        """A variable holds text: JSON."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from None
+
+
+def airflow_settings(config: Config) -> AirflowSettings:
+    """Raises Refused for settings that are wrong."""
+    return config.section("airflow", AirflowSettings)
+
+
+def destinations(config: Config) -> tuple[str, ...]:
+    """The IDCs that a version published here is synced to. Raises NotFound for one that the settings do not describe."""
+    chosen = airflow_settings(config).destinations
+    if chosen is None:
+        return tuple(sorted(name for name in config.idcs if name != config.idc))
+    return tuple(config.idc_named(name).name for name in chosen)
+
+
+@contextmanager
+def scratch_folder(config: Config) -> Iterator[Path]:
+    """An empty folder for one task, removed after it."""
+    base = airflow_settings(config).scratch or config.home / "scratch"
+    base.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=base, prefix="task-") as name:
+        yield Path(name)

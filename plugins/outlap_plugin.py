@@ -1,0 +1,26 @@
+"""Registers what Airflow must know of Outlap. Everything else is in the package outlap_airflow."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, ClassVar
+
+from airflow.plugins_manager import AirflowPlugin
+from outlap_airflow import pools
+from outlap_airflow.mappers import FanOutIdc
+
+
+def _apps() -> list[dict[str, Any]]:
+    """The publish API, in the API server only: the other processes have no use for FastAPI."""
+    if "api-server" not in sys.argv[:2]:
+        return []
+    from outlap_airflow.api import create_app
+
+    return [{"app": create_app(), "url_prefix": "/outlap", "name": "outlap"}]
+
+
+class OutlapPlugin(AirflowPlugin):
+    name = "outlap"
+    partition_mappers: ClassVar = [FanOutIdc]
+    listeners: ClassVar = [pools]
+    fastapi_apps: ClassVar = _apps()
