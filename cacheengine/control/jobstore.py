@@ -1,0 +1,142 @@
+"""Jobs in the database: begun, looked at, ended once. What a job's state is, cacheengine.control.jobs decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from cacheengine.control import desired, metrics, tables
+from cacheengine.control.jobs import ENDED, Spec, judge
+from cacheengine.control.service import Service
+from cacheengine.wire import Job
+from lake.errors import Conflict, NotFound
+
+
+def insert_job(connection: Connection, spec: Spec, request_id: str | None, request: str) -> None:
+    """`request`: the digest of what was asked, to tell a repeated request from another one under the same id."""
+    connection.execute(
+        insert(tables.jobs).values(
+            id=spec.id,
+            request_id=request_id,
+            request=request,
+            dataset=spec.dataset,
+            active=True,
+            spec=spec.model_dump_json(),
+            created_ns=spec.created_ns,
+        )
+    )
+    for chosen in spec.nodes:
+        connection.execute(insert(tables.job_nodes).values(job=spec.id, node=chosen.node))
+
+
+def find_request(connection: Connection, request_id: str | None, request: str) -> str | None:
+    """The job of a request id. Raises Conflict when it was another request."""
+    if request_id is None:
+        return None
+    c = tables.jobs.c
+    found = connection.execute(select(c.id, c.request).where(c.request_id == request_id)).first()
+    if found is None:
+        return None
+    if found.request != request:
+        raise Conflict(
+            f"the request id {request_id[:80]!r}",
+            f"it stands for another request (job {found.id})",
+            "use a new id",
+        )
+    return str(found.id)
+
+
+def _end(connection: Connection, job: Job) -> bool:
+    """Keep the last state of a job, once: of several who saw it end, the first one's word stays."""
+    c = tables.jobs.c
+    changed = connection.execute(
+        update(tables.jobs)
+        .where((c.id == job.id) & c.active)
+        .values(active=False, ended=job.model_dump_json())
+    )
+    if changed.rowcount:
+        metrics.jobs_ended.labels(job.kind, job.state).inc()
+    return bool(changed.rowcount)
+
+
+def look(service: Service, job_id: str) -> Job:
+    """A job as of now; one that has ended just now is kept as ended. Raises NotFound."""
+    c = tables.jobs.c
+    with service.engine.connect() as connection:
+        found = connection.execute(select(c.spec, c.ended).where(c.id == job_id)).first()
+        if found is None:
+            raise NotFound(
+                f"the job {job_id[:64]!r}", "there is none of that id here", "list them: GET /v1/jobs"
+            )
+        if found.ended is not None:
+            return Job.model_validate_json(found.ended)
+        spec = Spec.model_validate_json(found.spec)
+        heard = desired.all_heard(connection, service.started_ns, [chosen.node for chosen in spec.nodes])
+    job = judge(spec, heard, service.now_ns(), service.limits)
+    if job.state not in ENDED:
+        return job
+    with tables.writing(service.engine) as connection:
+        if _end(connection, job):
+            return job
+        ended = connection.execute(select(c.ended).where(c.id == job_id)).scalar_one()
+    return Job.model_validate_json(ended)
+
+
+def active_jobs(connection: Connection, node: str | None = None) -> list[str]:
+    """Jobs that have not ended (and that chose this node)."""
+    query = select(tables.jobs.c.id).where(tables.jobs.c.active)
+    if node is not None:
+        query = query.join(tables.job_nodes, tables.job_nodes.c.job == tables.jobs.c.id).where(
+            tables.job_nodes.c.node == node
+        )
+    return [str(job) for job in connection.execute(query).scalars()]
+
+
+def newest(connection: Connection, limit: int) -> Sequence[tuple[str, str]]:
+    """(id, dataset), newest first."""
+    c = tables.jobs.c
+    found = connection.execute(select(c.id, c.dataset).order_by(c.created_ns.desc(), c.id).limit(limit))
+    return [(row.id, row.dataset) for row in found]
+
+
+def cancel(service: Service, connection: Connection, newer: Spec, cause: str) -> None:
+    """End active jobs that want the opposite of a newer one: same version, a list in common, a node in common."""
+    c = tables.jobs.c
+    found = connection.execute(select(c.spec).where(c.active & (c.dataset == newer.dataset))).scalars().all()
+    for spec in [Spec.model_validate_json(text) for text in found]:
+        if not _opposed(newer, spec):
+            continue
+        heard = desired.all_heard(connection, service.started_ns, [chosen.node for chosen in spec.nodes])
+        now_ns = service.now_ns()
+        job = judge(spec, heard, now_ns, service.limits)
+        if job.state not in ENDED:
+            job = job.model_copy(
+                update={"state": "cancelled", "ended_ns": now_ns, "eta_s": None, "error": cause}
+            )
+        _end(connection, job)
+
+
+def _opposed(one: Spec, other: Spec) -> bool:
+    if one.kind == other.kind or one.version != other.version:
+        return False
+    free, warm = (one, other) if one.kind == "free" else (other, one)
+    common = free.released is None or warm.list_id in free.released
+    return common and not {c.node for c in one.nodes}.isdisjoint(c.node for c in other.nodes)
+
+
+def prune(connection: Connection, before_ns: int) -> None:
+    """Forget jobs that ended long ago, and lists that nothing names."""
+    old = [
+        str(job)
+        for job in connection.execute(
+            select(tables.jobs.c.id).where(~tables.jobs.c.active & (tables.jobs.c.created_ns < before_ns))
+        ).scalars()
+    ]
+    for job in old:
+        connection.execute(delete(tables.job_nodes).where(tables.job_nodes.c.job == job))
+        connection.execute(delete(tables.jobs).where(tables.jobs.c.id == job))
+    named = select(tables.desired.c.list_id)
+    connection.execute(
+        delete(tables.lists).where((tables.lists.c.created_ns < before_ns) & tables.lists.c.id.not_in(named))
+    )

@@ -1,0 +1,284 @@
+"""Orders: warm, free, pin and estimate as plain functions; the routes only check tokens and call them.
+
+Each reads the lake first, outside any transaction, then changes the database in one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from cacheengine.control import desired, jobstore, totals
+from cacheengine.control.jobs import Chosen, Heard, Spec, estimate
+from cacheengine.control.placement import check_selector, select_nodes
+from cacheengine.control.service import Service
+from cacheengine.control.tables import WHOLE, writing
+from cacheengine.wire import Desired, Estimate, FreeRequest, Job, PinRequest, WarmRequest
+from lake.canonical import blake3_hex
+from lake.errors import LakeError, NotFound, Refused, StoreDown
+from lake.names import check_dataset
+
+MOST_REQUEST_ID = 200
+
+
+class _Wanted(NamedTuple):
+    dataset: str
+    tag: str
+    version: str
+    list_id: str | None
+    paths: tuple[str, ...]
+    totals: totals.Totals
+
+
+def _wanted(service: Service, request: WarmRequest) -> _Wanted:
+    store = service.lake()
+    ref = totals.resolve(store, check_dataset(request.dataset), request.ref)
+    if request.files is None:
+        return _Wanted(ref.dataset, ref.tag, ref.version, None, (), totals.of_version(store, ref.version))
+    list_id, paths = desired.list_of(request.files)
+    if not paths:
+        raise Refused(
+            "the file list", "it is empty", "name files, or leave the list out for the whole version"
+        )
+    totals.of_version(store, ref.version)  # wholly here, or it cannot be warmed
+    return _Wanted(
+        ref.dataset, ref.tag, ref.version, list_id, paths, totals.of_list(store, ref.version, paths)
+    )
+
+
+def _select(service: Service, heard: dict[str, Heard], selector: str) -> tuple[str, ...]:
+    near = service.limits.dead_after_s + service.limits.grace_s
+    return select_nodes(selector, desired.candidates(heard, service.now_ns(), near))
+
+
+def _digest(request: WarmRequest | FreeRequest) -> str:
+    if request.request_id is not None and not 0 < len(request.request_id) <= MOST_REQUEST_ID:
+        raise Refused("the request id", f"it must have 1 to {MOST_REQUEST_ID} characters")
+    return blake3_hex((type(request).__name__ + request.model_dump_json()).encode())
+
+
+def _once(
+    service: Service, request: WarmRequest | FreeRequest, digest: str, start: Callable[[Connection], str]
+) -> str:
+    """The job of the request, begun unless its id has one; replicas that begin it at once agree on the first."""
+    try:
+        with writing(service.engine) as connection:
+            return jobstore.find_request(connection, request.request_id, digest) or start(connection)
+    except IntegrityError:
+        with service.engine.connect() as connection:
+            known = jobstore.find_request(connection, request.request_id, digest)
+        if known is None:
+            raise
+        return known
+
+
+def warm(service: Service, request: WarmRequest) -> Job:
+    """A job that makes the version (or the files) resident on the chosen nodes; the same request id is the same job.
+
+    Raises NotFound (dataset, version, path), Refused (selector, list), StoreDown, Conflict (request id of another request).
+    """
+    check_selector(request.nodes)
+    digest = _digest(request)
+    with service.engine.connect() as connection:
+        known = jobstore.find_request(connection, request.request_id, digest)
+    if known is not None:
+        return jobstore.look(service, known)
+    wanted = _wanted(service, request)
+    job = _once(service, request, digest, lambda c: _start_warm(service, c, request, wanted, digest))
+    return jobstore.look(service, job)
+
+
+def _start_warm(
+    service: Service, connection: Connection, request: WarmRequest, wanted: _Wanted, digest: str
+) -> str:
+    heard = desired.all_heard(connection, service.started_ns)
+    nodes = _select(service, heard, request.nodes)
+    raised = desired.raise_generations(connection, nodes)
+    now_ns, job = service.now_ns(), _new_id()
+    if wanted.list_id is not None:
+        desired.put_list(connection, wanted.list_id, wanted.paths, now_ns)
+    for node in nodes:
+        key = (node, wanted.dataset, wanted.version, wanted.list_id or WHOLE)
+        desired.put_entry(connection, key, wanted.tag, request.pin, job)
+    spec = _spec(wanted, request.nodes, raised, job, now_ns)
+    cause = f"job {job} warms it again"
+    jobstore.cancel(service, connection, spec, cause)
+    jobstore.insert_job(connection, spec, request.request_id, digest)
+    return job
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)
+
+
+def _spec(wanted: _Wanted, selector: str, raised: dict[str, int], job: str, now_ns: int) -> Spec:
+    return Spec(
+        id=job,
+        kind="warm",
+        dataset=wanted.dataset,
+        tag=wanted.tag,
+        version=wanted.version,
+        list_id=wanted.list_id,
+        files=wanted.totals.files,
+        bytes=wanted.totals.bytes,
+        selector=selector,
+        created_ns=now_ns,
+        nodes=tuple(Chosen(node=node, generation=number) for node, number in sorted(raised.items())),
+    )
+
+
+def estimate_warm(service: Service, request: WarmRequest) -> Estimate:
+    """What the warm would cost. Changes nothing. Raises as `warm` does."""
+    check_selector(request.nodes)
+    wanted = _wanted(service, request)
+    with service.engine.connect() as connection:
+        heard = desired.all_heard(connection, service.started_ns)
+        nodes = _select(service, heard, request.nodes)
+        held = {node: desired.read_desired(connection, node) for node in nodes}
+    spec = _spec(wanted, request.nodes, dict.fromkeys(nodes, 0), "", service.now_ns())
+    return estimate(spec, heard, held)
+
+
+def free(service: Service, request: FreeRequest) -> Job:
+    """A job that takes the version (or the files) from the desired residency of the chosen nodes.
+
+    What no store has any more can be freed too, as long as some node should hold it. Raises NotFound, Refused, StoreDown.
+    """
+    check_selector(request.nodes)
+    digest = _digest(request)
+    with service.engine.connect() as connection:
+        known = jobstore.find_request(connection, request.request_id, digest)
+    if known is not None:
+        return jobstore.look(service, known)
+    tag, version = _resolve_held(service, request.dataset, request.ref)
+    cut = _Cut(request, tag, version, _amount(service, request, version))
+    rests = _rests(service, cut)
+    job = _once(service, request, digest, lambda c: _start_free(service, c, cut, rests, digest))
+    return jobstore.look(service, job)
+
+
+class _Cut(NamedTuple):
+    request: FreeRequest
+    tag: str
+    version: str
+    totals: totals.Totals
+
+
+def _resolve_held(service: Service, dataset: str, ref: str) -> tuple[str, str]:
+    try:
+        found = totals.resolve(service.lake(), check_dataset(dataset), ref)
+        return found.tag, found.version
+    except (NotFound, StoreDown):
+        with service.engine.connect() as connection:
+            known = desired.known_version(connection, dataset, ref)
+        if known is None:
+            raise
+        return known
+
+
+def _amount(service: Service, request: FreeRequest, version: str) -> totals.Totals:
+    try:
+        if request.files is not None:
+            return totals.of_list(service.lake(), version, desired.list_of(request.files)[1])
+        return totals.of_version(service.lake(), version)
+    except LakeError:
+        if request.files is not None:
+            raise
+        with service.engine.connect() as connection:  # the store forgot it: what nodes say is all there is
+            heard = desired.all_heard(connection, service.started_ns)
+        held = [r for h in heard.values() for r in h.heartbeat.versions if r.version == version]
+        return totals.Totals(
+            max((r.files_total for r in held), default=0), max((r.bytes_total for r in held), default=0)
+        )
+
+
+def _rests(service: Service, cut: _Cut) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """For each list (or WHOLE) that is desired: what is left of it without the files to free."""
+    if cut.request.files is None:
+        return {}
+    freed = set(cut.request.files)
+    with service.engine.connect() as connection:
+        heard = desired.all_heard(connection, service.started_ns)
+        entries = desired.entries_of(connection, cut.request.dataset, cut.version, list(heard))
+        lists = {list_id: desired.read_list(connection, list_id) for _, list_id, _ in entries if list_id}
+    if any(list_id == WHOLE for _, list_id, _ in entries):
+        lists[WHOLE] = totals.all_paths(service.lake(), cut.version)
+    return {
+        list_id: desired.list_of(path for path in paths if path not in freed)
+        for list_id, paths in lists.items()
+        if not freed.isdisjoint(paths)
+    }
+
+
+def _start_free(
+    service: Service,
+    connection: Connection,
+    cut: _Cut,
+    rests: dict[str, tuple[str, tuple[str, ...]]],
+    digest: str,
+) -> str:
+    request, now_ns, job = cut.request, service.now_ns(), _new_id()
+    heard = desired.all_heard(connection, service.started_ns)
+    holding = {
+        node for node, _, _ in desired.entries_of(connection, request.dataset, cut.version, list(heard))
+    }
+    near = set(_select(service, heard, request.nodes))
+    # a pattern reaches dead nodes too when they should hold the version: they let go of it when they are back
+    every = select_nodes(request.nodes, desired.candidates(heard, now_ns, float("inf")))
+    nodes = sorted(near | holding.intersection(every))
+    raised = desired.raise_generations(connection, nodes)
+    released: list[str | None] = []
+    for node, list_id, pinned in desired.entries_of(connection, request.dataset, cut.version, nodes):
+        if request.files is not None and list_id not in rests:
+            continue
+        released.append(list_id or None)
+        desired.remove_entry(connection, node, request.dataset, cut.version, list_id)
+        rest_id, rest = rests.get(list_id, ("", ()))
+        if rest:
+            desired.put_list(connection, rest_id, rest, now_ns)
+            key = (node, request.dataset, cut.version, rest_id)
+            desired.put_entry(connection, key, cut.tag, pinned, job)
+    spec = Spec(
+        id=job,
+        kind="free",
+        dataset=request.dataset,
+        tag=cut.tag,
+        version=cut.version,
+        released=None if request.files is None else tuple(dict.fromkeys(released)),
+        files=cut.totals.files,
+        bytes=cut.totals.bytes,
+        selector=request.nodes,
+        created_ns=now_ns,
+        nodes=tuple(Chosen(node=node, generation=raised[node]) for node in nodes),
+    )
+    jobstore.cancel(service, connection, spec, f"job {job} frees it")
+    jobstore.insert_job(connection, spec, request.request_id, digest)
+    return job
+
+
+def set_pin(service: Service, request: PinRequest, pinned: bool) -> list[Desired]:
+    """Pin, or unpin, what the chosen nodes should hold of a version; the new desired residency of each node.
+
+    Raises NotFound when none of them should hold any of it: there is nothing to keep.
+    """
+    check_selector(request.nodes)
+    tag, version = _resolve_held(service, request.dataset, request.ref)
+    with writing(service.engine) as connection:
+        heard = desired.all_heard(connection, service.started_ns)
+        chosen = _select(service, heard, request.nodes)
+        holding: Sequence[str] = sorted(
+            {node for node, _, _ in desired.entries_of(connection, request.dataset, version, chosen)}
+        )
+        if not holding:
+            raise NotFound(
+                f"{request.dataset}@{tag} on {request.nodes!r}",
+                "no such node should hold any of it",
+                f"warm it there: `outlap warm {request.dataset}@{tag}`",
+            )
+        desired.raise_generations(connection, holding)
+        desired.set_pinned(connection, request.dataset, version, holding, pinned)
+        return [desired.read_desired(connection, node) for node in holding]

@@ -1,0 +1,1 @@
+"""HTTP routes of the control service, one module per topic: thin skins over desired, jobs and tokens."""
