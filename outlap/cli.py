@@ -1,0 +1,109 @@
+"""The `outlap` command.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly done. An error that explains itself is shown as what, why and
+next; anything else is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from lake.errors import Explained
+from outlap import show
+from outlap.commands import (
+    demo,
+    diff,
+    doctor,
+    down,
+    free,
+    ingest,
+    mount,
+    nodes,
+    pin,
+    publish,
+    residency,
+    status,
+    sync,
+    up,
+    verify,
+    warm,
+)
+from outlap.commands import show as show_command
+
+DONE, FAILED, USAGE, PARTLY = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="outlap",
+    help="From a drive to a warm, verified, versioned dataset under the training job.\n\n"
+    "NAME@TAG names a version: a tag, `latest`, or the first six or more digits of its id. Every command takes --json. "
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly done. Settings: $OUTLAP_HOME/outlap.toml and OUTLAP_*.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+_STACK, _DATA, _CACHE = "This machine", "Data", "Cache"
+app.command("demo", rich_help_panel=_STACK)(demo.demo)
+app.command("up", rich_help_panel=_STACK)(up.up)
+app.command("down", rich_help_panel=_STACK)(down.down)
+app.command("status", rich_help_panel=_STACK)(status.status)
+app.command("doctor", rich_help_panel=_STACK)(doctor.doctor)
+app.command("ingest", rich_help_panel=_DATA)(ingest.ingest)
+app.command("publish", rich_help_panel=_DATA)(publish.publish)
+app.command("show", rich_help_panel=_DATA)(show_command.show_version)
+app.command("diff", rich_help_panel=_DATA)(diff.diff)
+app.command("verify", rich_help_panel=_DATA)(verify.verify)
+app.command("sync", rich_help_panel=_DATA)(sync.sync)
+app.command("warm", rich_help_panel=_CACHE)(warm.warm)
+app.command("free", rich_help_panel=_CACHE)(free.free)
+app.command("pin", rich_help_panel=_CACHE)(pin.pin)
+app.command("unpin", rich_help_panel=_CACHE)(pin.unpin)
+app.command("mount", rich_help_panel=_CACHE)(mount.mount)
+app.command("umount", rich_help_panel=_CACHE)(mount.umount)
+app.command("nodes", rich_help_panel=_CACHE)(nodes.nodes)
+app.command("residency", rich_help_panel=_CACHE)(residency.residency)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        show.line(f"outlap {version('outlap')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line and give its exit code."""
+    try:
+        code = app(args=arguments, standalone_mode=True)
+        return int(code or DONE)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else (DONE if done.code is None else FAILED)
+    except Explained as found:
+        show.error(found)
+        return FAILED
+    except KeyboardInterrupt:
+        show.say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # the reader of our output has gone (`outlap show | head`); nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def main() -> None:
+    sys.exit(run())

@@ -1,0 +1,130 @@
+"""`outlap doctor`: whether this machine can do everything, and what to do where it cannot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+
+from outlap import show
+from outlap.options import AsJson
+
+
+@dataclass(frozen=True)
+class Check:
+    """ok: None where it only informs. fix: the next step when it is not ok."""
+
+    name: str
+    ok: bool | None
+    found: str
+    fix: str = ""
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: Python, rights, FUSE, how views are mounted and why so, disk, commands, settings, the stack."""
+    checks = [check for find in FINDERS for check in find()]
+    if as_json:
+        show.json_line([asdict(check) for check in checks])
+    else:
+        words = {True: "ok", False: "NOT OK", None: "-"}
+        show.table(("check", "", "found", "next"), [(c.name, words[c.ok], c.found, c.fix) for c in checks])
+    raise typer.Exit(1 if any(check.ok is False for check in checks) else 0)
+
+
+def _python() -> Iterator[Check]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Check("Python", sys.version_info >= (3, 11), version, "use Python 3.11 or newer")
+
+
+def _rights() -> Iterator[Check]:
+    root = os.geteuid() == 0
+    fix = "run nodes as root, or with CAP_SYS_ADMIN"
+    yield Check("may mount", root, "root" if root else f"user {os.geteuid()}", "" if root else fix)
+    fuse = Path("/dev/fuse").exists()
+    yield Check(
+        "/dev/fuse",
+        fuse,
+        "there" if fuse else "missing",
+        "" if fuse else "`modprobe fuse`; give it to the container",
+    )
+
+
+def _views() -> Iterator[Check]:
+    from cacheengine.views import choose_backend
+
+    backend, why = choose_backend("auto")
+    yield Check("views", None, f"{backend}: {why}")
+
+
+def _commands() -> Iterator[Check]:
+    from outlap.stack.layout import scripts
+
+    for name in ("weed", "airflow"):
+        there = (scripts() / name).exists()
+        yield Check(
+            name, there, str(scripts() / name) if there else "missing", "" if there else "run `make setup`"
+        )
+    for name in ("fusermount3", "umount"):
+        path = shutil.which(name)
+        yield Check(name, path is not None, path or "missing", "" if path else "install fuse3 and util-linux")
+
+
+def _disk() -> Iterator[Check]:
+    from lake.config import home
+
+    folder = home()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    enough = free > 5 << 30
+    yield Check(
+        "disk", enough, f"{show.size(free)} free under {home()}", "" if enough else "make room: 5 GiB or more"
+    )
+
+
+def _settings() -> Iterator[Check]:
+    from lake.config import load_config
+    from lake.errors import Explained
+    from outlap.stack.settings import stack_settings
+
+    try:
+        config = load_config()
+        stack_settings(config)
+    except Explained as error:
+        yield Check("settings", False, f"{error.what}: {error.why}", error.fix)
+        return
+    names = (
+        ", ".join(sorted(config.idcs)) or "no IDC (start the local stack, or describe some in outlap.toml)"
+    )
+    yield Check("settings", True, names)
+
+
+def _stack() -> Iterator[Check]:
+    from lake.config import home
+    from outlap.stack.layout import Layout
+    from outlap.stack.status import read_status
+
+    found = read_status(Layout(home()))
+    if not found.up:
+        yield Check("local stack", None, "not up", "`outlap up`")
+        return
+    ill = [f"{p.name}: {p.detail or p.state}" for p in found.processes if not p.healthy]
+    yield Check(
+        "local stack", not ill, "; ".join(ill) or "healthy", "`outlap status` names the logs" if ill else ""
+    )
+
+
+FINDERS: tuple[Callable[[], Iterator[Check]], ...] = (
+    _python,
+    _rights,
+    _views,
+    _commands,
+    _disk,
+    _settings,
+    _stack,
+)

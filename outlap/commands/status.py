@@ -1,0 +1,43 @@
+"""`outlap status`: what runs and how it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from outlap import show
+from outlap.options import AsJson
+
+
+def status(as_json: AsJson = False) -> None:
+    """Each process of the local stack: pid, address, health; and what crashed since the start.
+
+    Exit code 0 when all are healthy, 3 when some are not, 1 when the stack is not up.
+    """
+    from lake.config import home
+    from outlap.stack.layout import Layout
+    from outlap.stack.record import EVENTS_SHOWN
+    from outlap.stack.status import read_status
+
+    found = read_status(Layout(home()))
+    if as_json:
+        show.json_line({**asdict(found), "healthy": found.healthy})
+    elif not found.up:
+        show.line(f"the local stack in {found.home} is not up; start it with `outlap up`")
+    else:
+        rows = [
+            (
+                p.name,
+                "healthy" if p.healthy else f"{p.state.lower()}: {p.detail}" if p.detail else p.state.lower(),
+                p.pid,
+                p.address,
+                show.seconds(p.uptime_s),
+                p.log,
+            )
+            for p in found.processes
+        ]
+        show.table(("name", "health", "pid", "address", "up for", "log"), rows, title=found.home)
+        for event in found.events[-EVENTS_SHOWN:]:
+            show.line(f"{show.moment(event.at_ns)} {event.program}: {event.what}")
+    raise typer.Exit(0 if found.healthy else 3 if found.up else 1)

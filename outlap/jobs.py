@@ -1,0 +1,52 @@
+"""Follow a warm or a free to its end, and show how it ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cacheengine.client import Control
+from cacheengine.wire import Job
+from outlap import show
+from outlap.errors import NotHere
+
+FAILURES_SHOWN = 20
+ENDED = ("done", "failed", "cancelled")
+
+
+def read_list(path: Path | None) -> tuple[str, ...] | None:
+    """Paths of a list file, one a line. Raises NotHere for an empty list."""
+    if path is None:
+        return None
+    found = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not found:
+        raise NotHere(f"the list {path}", "there is no path in it", "write one path a line")
+    return found
+
+
+def follow(control: Control, job: Job) -> Job:
+    """Wait for the job's end, with progress in bytes."""
+    with show.progress() as report:
+        what = f"{job.kind} {job.dataset}@{job.tag}"
+        while job.state not in ENDED:
+            report(what, job.bytes_done, job.bytes_total)
+            job = control.job(job.id, wait_s=1.0)
+        report(what, job.bytes_done, job.bytes_total)
+    return job
+
+
+def show_job(job: Job, as_json: bool) -> None:
+    if as_json:
+        show.json_line(job.model_dump())
+        return
+    show.line(
+        f"{job.kind} {job.dataset}@{job.tag} ({job.version[:12]}): {job.state}, "
+        f"{job.files_done:,} of {job.files_total:,} files, {show.size(job.bytes_done)} of {show.size(job.bytes_total)}"
+    )
+    if job.error:
+        show.line(f"why: {job.error}")
+    for failure in job.failures[:FAILURES_SHOWN]:
+        show.line(f"failed: {failure.path}: {failure.cause}")
+    if len(job.failures) > FAILURES_SHOWN:
+        show.line(f"and {len(job.failures) - FAILURES_SHOWN:,} more (--json lists them all)")
+    if job.state not in ENDED:
+        show.line(f"it goes on; job {job.id}")
