@@ -55,14 +55,14 @@ _VERSIONS = TypeAdapter(list[VersionReport])
 class _Http:
     """JSON over HTTP with a bearer token, and our errors. Proxies of the environment are not used: peers are near."""
 
-    def __init__(self, what: str, url: str, token: str) -> None:
+    def __init__(self, what: str, url: str, token: str | None) -> None:
         self.what = what
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         # retries: of connecting only, so nothing is asked twice
         verify = ssl.create_default_context() if self.url.startswith("https://") else False
         self._client = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=TIMEOUT_S,
             trust_env=False,
             transport=httpx.HTTPTransport(retries=2, verify=verify, trust_env=False),
@@ -116,7 +116,7 @@ def _part(name: str) -> str:
 class Control:
     """The control service of one IDC. Use as a context manager, or `close`. `token` is kept in memory only."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str | None) -> None:
         self._http = _Http("the control service", url, token)
         self._token = token
         self.url = self._http.url
@@ -251,7 +251,7 @@ class Control:
 class AgentClient:
     """The agent of one node, at HOST:PORT or a URL."""
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str, token: str | None) -> None:
         self._http = _Http("the agent", address, token)
         self.url = self._http.url
 
@@ -298,4 +298,4 @@ def control_for(config: Config, idc: str | None = None) -> Control:
             "the settings name none",
             "set `control` in [idc.…], or start the local stack (`outlap up`)",
         )
-    return Control(chosen.control, read_secret(chosen.token) if chosen.token else "")
+    return Control(chosen.control, read_secret(chosen.token) if chosen.token else None)

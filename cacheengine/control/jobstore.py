@@ -10,7 +10,13 @@ from cacheengine.control import desired, metrics, tables
 from cacheengine.control.jobs import ENDED, Spec, judge
 from cacheengine.control.service import Service
 from cacheengine.wire import Job
+from lake.canonical import blake3_hex
 from lake.errors import Conflict, NotFound
+
+
+def _key(request_id: str | None) -> str | None:
+    """Request ids are kept as hashes: they may be long, and every database indexes 64 letters."""
+    return None if request_id is None else blake3_hex(request_id.encode("utf-8", "surrogatepass"))
 
 
 def insert_job(connection: Connection, spec: Spec, request_id: str | None, request: str) -> None:
@@ -18,7 +24,7 @@ def insert_job(connection: Connection, spec: Spec, request_id: str | None, reque
     connection.execute(
         insert(tables.jobs).values(
             id=spec.id,
-            request_id=request_id,
+            request_id=_key(request_id),
             request=request,
             dataset=spec.dataset,
             active=True,
@@ -35,7 +41,7 @@ def find_request(connection: Connection, request_id: str | None, request: str) -
     if request_id is None:
         return None
     c = tables.jobs.c
-    found = connection.execute(select(c.id, c.request).where(c.request_id == request_id)).first()
+    found = connection.execute(select(c.id, c.request).where(c.request_id == _key(request_id))).first()
     if found is None:
         return None
     if found.request != request:

@@ -22,7 +22,7 @@ from lake.canonical import blake3_hex
 from lake.errors import LakeError, NotFound, Refused, StoreDown
 from lake.names import check_dataset
 
-MOST_REQUEST_ID = 200
+MOST_REQUEST_ID = 4000
 
 
 class _Wanted(NamedTuple):

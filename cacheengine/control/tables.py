@@ -72,7 +72,7 @@ jobs = Table(
     "jobs",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("request_id", String(200), unique=True),
+    Column("request_id", String(64), unique=True),
     Column("request", String(64), nullable=False),
     Column("dataset", String(100), nullable=False),
     Column("active", Boolean, nullable=False, index=True),
