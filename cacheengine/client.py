@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -109,8 +110,8 @@ class _Http:
 
 
 def _part(name: str) -> str:
-    """A name as one part of a URL."""
-    return str(httpx.URL("http://x").copy_with(path="/" + name).raw_path.decode()[1:]).replace("/", "%2F")
+    """A name as one part of a URL; `..` would be taken away by whoever normalises the path."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 class Control:
