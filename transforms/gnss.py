@@ -74,6 +74,7 @@ def read_track(path: Path) -> Track:
     longitude = table["longitude"].to_numpy().astype(np.float64)
     if "speed_mps" in table.column_names:
         speed = table["speed_mps"].to_numpy().astype(np.float64)
+        speed = np.where(np.isfinite(speed), speed, np.nan)
     else:
         speed = np.full(len(table), np.nan)
     _check(path.name, times, latitude, longitude)

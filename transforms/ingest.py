@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import structlog
 
 from lake import catalog, landing, packs, quarantine, stores
 from lake.canonical import blake3_hex
@@ -40,7 +40,7 @@ from transforms.seen import Seen, look, seconds_of, unfetched
 from transforms.times import Int64, date_of
 
 Progress = Callable[[str, int, int], None]
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,8 @@ def ingest_drive(
                 report = _ingest(landing_store, lake, landed, recipe, Path(folder), tell)
     report = dataclasses.replace(report, seconds=round(time.monotonic() - began, 3))
     errors = [finding.rule for finding in report.findings if finding.severity == "error"]
-    log.info(
-        "drive", vehicle=vehicle, drive=drive, outcome=report.outcome, frames=report.frames, errors=errors
-    )
+    because = f" ({', '.join(errors)})" if errors else ""
+    log.info("drive %s/%s: %s, %d frames%s", vehicle, drive, report.outcome, report.frames, because)
     return report
 
 

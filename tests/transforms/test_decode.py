@@ -1,0 +1,196 @@
+"""Which frame a JPEG shows, how large it is, and whether its colours are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import simplejpeg
+from av.video.reformatter import ColorRange
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outlap.synthetic import read_frame_number
+from transforms.cut import cut_channel, open_workshop
+from transforms.decode import decode_run, target_sizes, to_pictures
+from transforms.errors import Unreadable
+from transforms.plan import plan_runs
+from transforms.recipe import Output, Recipe
+from transforms.recordings import Orientation
+from transforms.recordings.mp4 import Mp4Recording, open_recording
+
+BOTH = Recipe().outputs
+X265 = "log-level=none:pools=1:frame-threads=1"
+
+
+def opened(folder: Path, data: bytes) -> Mp4Recording:
+    path = folder / "clip.mp4"
+    path.write_bytes(data)
+    return open_recording(path)
+
+
+def numbers_of(recording: Mp4Recording, folder: Path, places: np.ndarray) -> dict[int, int]:
+    """Place → the frame number in its 720p JPEG."""
+    with open_workshop(folder) as workshop:
+        pieces = cut_channel(workshop, recording.channels[0], places, BOTH, lambda more: None)
+    return {
+        piece.place: read_frame_number(piece.spool.read_bytes()[piece.offset : piece.offset + piece.size])[1]
+        for piece in pieces
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"codec": "libx264", "gop": 7, "params": "threads=1:bframes=3:b-adapt=0"},
+        {"codec": "libx264", "gop": 7, "params": "threads=1:bframes=3:b-adapt=0:open-gop=1"},
+        {"codec": "libx265", "gop": 8, "params": X265 + ":bframes=3:b-adapt=0:open-gop=1:min-keyint=8"},
+        {"codec": "libx265", "gop": 8, "params": X265 + ":bframes=0", "pix_fmt": "yuv420p10le"},
+        {"codec": "libx264", "gop": 10, "pix_fmt": "yuv422p"},
+        {"codec": "libx264", "gop": 10, "times": tuple(k * 9000 + k % 3 * 2000 for k in range(24))},
+    ],
+    ids=["b-frames", "open-gop-h264", "open-gop-h265", "10-bit", "4:2:2", "variable-rate"],
+)
+def test_every_frame_is_the_frame_that_it_says(
+    clip_bytes: Callable[..., bytes], tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    recording = opened(tmp_path, clip_bytes(frames=24, **fields))
+    index = recording.channels[0].index
+    ranks = {int(place): rank for rank, place in enumerate(np.argsort(index.pts))}
+    # all of them, then each third: other runs, joined otherwise
+    for places in (np.argsort(index.pts), np.argsort(index.pts)[1::3]):
+        assert numbers_of(recording, tmp_path, places) == {int(p): ranks[int(p)] for p in places}
+
+
+def test_leading_pictures_are_there_to_be_tested(clip_bytes: Callable[..., bytes], tmp_path: Path) -> None:
+    """The open-gop case above means something only if the encoder made such frames."""
+    params = X265 + ":bframes=3:b-adapt=0:open-gop=1:min-keyint=8"
+    index = opened(tmp_path, clip_bytes(frames=24, codec="libx265", gop=8, params=params)).channels[0].index
+    keys = np.flatnonzero(index.key)
+    governing = keys[np.searchsorted(keys, np.arange(len(index)), side="right") - 1]
+    assert len(keys) > 1
+    assert (index.pts < index.pts[governing]).any()
+
+
+@given(st.integers(16, 8192), st.integers(16, 8192))
+def test_outputs_are_even_never_larger_and_in_proportion(width: int, height: int) -> None:
+    sizes = {output.name: (w, h) for output, w, h in target_sizes(width, height, BOTH)}
+    assert ("4k" in sizes) == (min(width, height) > 720)
+    for name, (wide, high) in sizes.items():
+        assert wide % 2 == high % 2 == 0
+        assert wide <= width and high <= height
+        limit = {"4k": 2160, "720p": 720}[name]
+        assert min(wide, high) == min(limit, min(width, height)) // 2 * 2
+        shrunk = min(wide, high) / min(width, height)
+        assert (
+            abs(max(wide, high) - max(width, height) * shrunk) <= max(width, height) / min(width, height) + 2
+        )
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((3840, 2160), {"4k": (3840, 2160), "720p": (1280, 720)}),
+        ((1920, 1080), {"4k": (1920, 1080), "720p": (1280, 720)}),
+        ((2160, 3840), {"4k": (2160, 3840), "720p": (720, 1280)}),
+        ((7680, 4320), {"4k": (3840, 2160), "720p": (1280, 720)}),
+        ((1280, 720), {"720p": (1280, 720)}),
+        ((960, 540), {"720p": (960, 540)}),
+        ((641, 361), {"720p": (640, 360)}),
+    ],
+)
+def test_sizes_of_known_pictures(size: tuple[int, int], expected: dict[str, tuple[int, int]]) -> None:
+    assert {output.name: (w, h) for output, w, h in target_sizes(*size, BOTH)} == expected
+
+
+def flat_frame(
+    pix_fmt: str, ycc: tuple[int, int, int], matrix: int, size: tuple[int, int] = (320, 240)
+) -> av.VideoFrame:
+    frame = av.VideoFrame(*size, pix_fmt)
+    deep = "10" in pix_fmt
+    for plane, value in zip(frame.planes, ycc, strict=True):
+        np.frombuffer(memoryview(plane), np.uint16 if deep else np.uint8)[:] = value * 4 if deep else value
+    frame.colorspace, frame.color_range = matrix, ColorRange.MPEG
+    return frame
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "yuv422p", "yuv444p", "yuv422p10le"])
+@pytest.mark.parametrize(
+    ("matrix", "red"),
+    # limited-range red in BT.709 and BT.601 (ITU-T H.273); unspecified is BT.601 at this size
+    [(1, (63, 102, 240)), (5, (81, 90, 240)), (6, (81, 90, 240)), (2, (81, 90, 240))],
+)
+def test_red_stays_red(pix_fmt: str, matrix: int, red: tuple[int, int, int]) -> None:
+    (picture,) = to_pictures(flat_frame(pix_fmt, red, matrix), Orientation(), BOTH)
+    pixels = simplejpeg.decode_jpeg(picture.jpeg)
+    assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 5
+
+
+def test_unspecified_colours_of_high_definition_are_bt709() -> None:
+    pictures = to_pictures(flat_frame("yuv420p", (63, 102, 240), 2, (1920, 1080)), Orientation(), BOTH)
+    for picture in pictures:
+        assert np.abs(simplejpeg.decode_jpeg(picture.jpeg).astype(int) - (255, 0, 0)).max() <= 5
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_pictures_are_turned_upright(clip_bytes: Callable[..., bytes], tmp_path: Path, rotation: int) -> None:
+    recording = opened(tmp_path, clip_bytes(frames=2, rotation=rotation))
+    channel = recording.channels[0]
+    (run,) = plan_runs(channel.index, np.array([0], np.int64))
+    ((_, frame),) = decode_run(channel, channel.decoder(1), run)
+    (picture,) = to_pictures(frame, channel.orientation, BOTH)
+    assert (picture.width, picture.height) == ((640, 360) if rotation % 180 == 0 else (360, 640))
+    upright = simplejpeg.decode_jpeg(picture.jpeg)
+    assert upright.shape[:2] == (picture.height, picture.width)
+    # what the player turned counter-clockwise by `rotation` reads again once it is turned back
+    assert read_frame_number(np.ascontiguousarray(np.rot90(upright, -rotation // 90))) == (0, 0)
+
+
+def test_a_mirror_comes_before_the_turn() -> None:
+    frame = flat_frame("yuv420p", (60, 128, 128), 5, (320, 240))
+    luma = np.frombuffer(memoryview(frame.planes[0]), np.uint8).reshape(-1, frame.planes[0].line_size)
+    luma[:80, :80] = 200  # top left
+    (picture,) = to_pictures(frame, Orientation(quarters=1, mirrored=True), BOTH)
+    grey = simplejpeg.decode_jpeg(picture.jpeg, colorspace="GRAY")[:, :, 0]
+    # mirrored it is top right; a quarter counter-clockwise brings that to the top left
+    assert grey.shape == (320, 240)
+    assert grey[20, 20] > 180 and grey[-20, 20] < 100 and grey[20, -20] < 100
+
+
+def test_a_damaged_picture_is_an_error_and_the_decoder_can_go_on(
+    clip_bytes: Callable[..., bytes], tmp_path: Path
+) -> None:
+    data = bytearray(clip_bytes())
+    recording = opened(tmp_path, bytes(data))
+    index = recording.channels[0].index
+    # grey scenery compresses to little: damage the second half of the first key frame
+    start, size = int(index.position[0]), int(index.size[0])
+    data[start + size // 2 : start + size] = bytes(b ^ 0x5A for b in data[start + size // 2 : start + size])
+    channel = opened(tmp_path, bytes(data)).channels[0]
+    decoder = channel.decoder(1)
+    bad, good = plan_runs(channel.index, np.array([0, 5], np.int64))
+    with pytest.raises(Unreadable):
+        list(decode_run(channel, decoder, bad))
+    ((place, frame),) = decode_run(channel, decoder, good)
+    assert place == 5
+    assert read_frame_number(to_pictures(frame, Orientation(), BOTH)[0].jpeg) == (0, 5)
+
+
+def test_tiny_pictures_are_refused() -> None:
+    with pytest.raises(Unreadable):
+        to_pictures(flat_frame("yuv420p", (60, 128, 128), 5, (8, 8)), Orientation(), BOTH)
+
+
+def test_quality_is_heeded(clip_bytes: Callable[..., bytes], tmp_path: Path) -> None:
+    channel = opened(tmp_path, clip_bytes()).channels[0]
+    (run,) = plan_runs(channel.index, np.array([0], np.int64))
+    ((_, frame),) = decode_run(channel, channel.decoder(1), run)
+    sizes = [
+        len(to_pictures(frame, Orientation(), (Output(name="720p", quality=quality),))[0].jpeg)
+        for quality in (40, 95)
+    ]
+    assert sizes[0] < sizes[1]
