@@ -43,8 +43,8 @@ def find_drives(
 ) -> dict[str, Any]:
     """What is landed, sorted into: to_ingest (at most 200), left (beyond that), already, quarantined, not_ready.
 
-    A drive is new when its COMPLETE.json is not the one that was ingested under its name, or the recipe was not applied yet. Raises
-    NotFound for a named drive that was never uploaded.
+    A drive is new when its COMPLETE.json is not the one that was ingested under its name, or the recipe was not applied
+    yet. Raises NotFound for a named drive that was never uploaded.
     """
     from lake import catalog, landing, quarantine
     from lake.stores import lake_store, landing_store
@@ -124,7 +124,7 @@ def ingest_one(pair: Pair, cut: str, rate_hz: float | None) -> dict[str, Any]:
 
 
 def report_batch(found: Mapping[str, Any], reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum a batch up and log it, one line per drive that needs someone. Raises AirflowFailException when a drive failed."""
+    """Sum a batch up; log each drive that needs someone. Raises AirflowFailException when a drive failed."""
     done = list(reports)
     ingested = [item for item in done if item["outcome"] == "ingested"]
     answered = {(item["vehicle"], item["drive"]) for item in done}

@@ -15,8 +15,8 @@ from outlap_airflow.settings import destinations
 class FanOutIdc(PartitionMapper):
     """`<dataset>@<version>` → `<dataset>@<version>|<idc>` for each destination IDC.
 
-    `idcs` fixes the destinations. Without it the settings name them at the moment of mapping, so that a new IDC needs no new DAG
-    version. It runs where events are registered: in the API server.
+    `idcs` fixes the destinations. Without it the settings name them at the moment of mapping, so
+    that a new IDC needs no new DAG version. It runs where events are registered: in the API server.
     """
 
     def __init__(self, idcs: Sequence[str] | None = None, *, max_downstream_keys: int | None = None) -> None:

@@ -20,8 +20,9 @@ ENDED = ("done", "failed", "cancelled")
 class CacheJob(BaseOperator):
     """Ask an IDC's control service to warm or free a version, and wait for the job without holding a worker.
 
-    request: the fields of WarmRequest or FreeRequest, and `idc`. Returns the job. Fails, listing the paths, unless every byte is
-    resident and verified on every chosen node (or released). Each try is a job of its own; what is resident already costs nothing.
+    request: the fields of WarmRequest or FreeRequest, and `idc`. Returns the job. Fails, listing the paths, unless every
+    byte is resident and verified on every chosen node (or released). Each try is a job of its own; what is resident
+    already costs nothing.
     """
 
     template_fields: Sequence[str] = ("request",)
@@ -47,20 +48,19 @@ class CacheJob(BaseOperator):
     @told()
     def _ask(self, context: Any) -> tuple[dict[str, Any], str]:
         from cacheengine.client import control_for
-
         from cacheengine.wire import FreeRequest, WarmRequest
         from outlap_airflow.triggers import short
 
         fields = dict(self.request)
         idc = fields.pop("idc")
         ti = context["ti"]
-        # the same id twice is the same job: a try that is sent twice must not warm twice, a new try must not get the old failure
+        # the same id twice is the same job: what is sent twice must not warm twice, a new try must not get an old failure
         fields["request_id"] = f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}/{ti.try_number}"
-        control = control_for(load_config(), idc)
-        if self.kind == "warm":
-            job = control.warm(WarmRequest(**fields))
-        else:
-            job = control.free(FreeRequest(**fields))
+        with control_for(load_config(), idc) as control:
+            if self.kind == "warm":
+                job = control.warm(WarmRequest(**fields))
+            else:
+                job = control.free(FreeRequest(**fields))
         self.log.info("%s %s@%s in %s: job %s", self.kind, job.dataset, job.version[:12], idc, job.id)
         return short(job), idc
 

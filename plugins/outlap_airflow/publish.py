@@ -14,9 +14,7 @@ from outlap_airflow.settings import scratch_folder
 
 
 @told(Conflict)
-def publish(
-    dataset: str, query: str, tag: str | None, dag_id: str, run_id: str, partition_key: str | None = None
-) -> dict[str, Any]:
+def publish(dataset: str, query: str, tag: str | None, dag_id: str, run_id: str) -> dict[str, Any]:
     """Publish the rows of a query; the JSON of Published, and `mine`: this run made the version, now or in an earlier try.
 
     Conflict is tried again here: it means that someone else published the dataset in the same moment.

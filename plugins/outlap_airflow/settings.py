@@ -65,7 +65,7 @@ def airflow_settings(config: Config) -> AirflowSettings:
 
 
 def destinations(config: Config) -> tuple[str, ...]:
-    """The IDCs that a version published here is synced to. Raises NotFound for one that the settings do not describe."""
+    """The IDCs that a version published here is synced to. Raises NotFound for one that is not described."""
     chosen = airflow_settings(config).destinations
     if chosen is None:
         return tuple(sorted(name for name in config.idcs if name != config.idc))

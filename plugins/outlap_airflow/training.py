@@ -1,4 +1,4 @@
-"""One scheduled training: when to warm, where to mount, running the command, what to free. Plain functions for the DAG's tasks."""
+"""One scheduled training: when to warm, where to mount, the command, what to free. Plain functions for the DAG's tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from outlap_airflow.warm import cache_idcs
 
 log = logging.getLogger(__name__)
 
-# Until a node has measured its rate, an estimate has no seconds: assume a slow line, because early is cheap and late is not
+# Until a node has measured its rate an estimate has no seconds: assume a slow line, as early is cheap and late is not
 UNMEASURED_BPS = 50e6
 # What a training command may see of our environment: nothing that could be, or lead to, a secret
 KEEP_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
@@ -38,9 +38,8 @@ def warm_start(train_at: datetime, seconds: float, lead: timedelta) -> datetime:
 
 @told()
 def plan(params: Mapping[str, Any], run_after: datetime) -> dict[str, Any]:
-    """Which version, in which IDC, warm from when, train from when: fixed once, so that every later task means the same bytes."""
+    """Which version, in which IDC, warm and train from when: fixed once, so that each later task means the same bytes."""
     from cacheengine.client import control_for
-
     from cacheengine.wire import WarmRequest
     from lake import refs
     from lake.stores import lake_store
@@ -56,9 +55,8 @@ def plan(params: Mapping[str, Any], run_after: datetime) -> dict[str, Any]:
     idc = idcs[0]
     nodes = params["nodes"] or airflow_settings(config).nodes
     found = refs.resolve(lake_store(config, idc), params["dataset"], params["ref"])
-    estimate = control_for(config, idc).estimate(
-        WarmRequest(dataset=found.dataset, ref=found.version, nodes=nodes)
-    )
+    with control_for(config, idc) as control:
+        estimate = control.estimate(WarmRequest(dataset=found.dataset, ref=found.version, nodes=nodes))
     missing = max((node.bytes_missing for node in estimate.nodes), default=0)
     likely = estimate.seconds_high if estimate.seconds_high is not None else estimate.seconds
     seconds = likely if likely is not None else missing / UNMEASURED_BPS
@@ -100,11 +98,11 @@ def _agent(config: Config, idc: str, address: str) -> Any:
     from cacheengine.client import AgentClient
 
     token = config.idc_named(idc).token
-    return AgentClient(address, read_secret(token) if token else None)
+    return AgentClient(address, read_secret(token) if token else "")
 
 
 def warm_nodes(nodes: Any, version: str) -> list[Any]:
-    """The nodes that can train on a version: alive, of role gpu, all of its bytes resident and checked. In order of name."""
+    """The nodes that can train on a version: alive, of role gpu, all its bytes resident and checked. By name."""
     fitting = [
         node
         for node in nodes
@@ -125,16 +123,16 @@ def warm_nodes(nodes: Any, version: str) -> list[Any]:
 def mount(planned: Mapping[str, Any], first_try: bool) -> dict[str, Any]:
     """Mount the version: on one warm node for a local process, on every warm node where Kubernetes chooses among them.
 
-    Returns `target` and `nodes` (node, address, target, ours: whether to unmount it afterwards). Raises AirflowException (tried
-    again) when no node reports verified residency.
+    Returns `target` and `nodes` (node, address, target, ours: whether to unmount it afterwards). Raises AirflowException
+    (tried again) when no node reports verified residency.
     """
     from cacheengine.client import control_for
-
     from cacheengine.wire import MountRequest
 
     config = load_config()
     idc, version = planned["idc"], planned["version"]
-    nodes = warm_nodes(control_for(config, idc).nodes(), version)
+    with control_for(config, idc) as control:
+        nodes = warm_nodes(control.nodes(), version)
     if not nodes:
         raise AirflowException(
             f"train on {planned['dataset']}@{version[:12]} in {idc}: no live gpu node reports all of it resident and verified. "
@@ -144,9 +142,9 @@ def mount(planned: Mapping[str, Any], first_try: bool) -> dict[str, Any]:
         nodes = nodes[:1]
     mounted = []
     for node in nodes:
-        agent = _agent(config, idc, node.address)
-        before = {report.target for report in agent.mounts()}
-        answer = agent.mount(MountRequest(dataset=planned["dataset"], ref=version))
+        with _agent(config, idc, node.address) as agent:
+            before = {report.target for report in agent.mounts()}
+            answer = agent.mount(MountRequest(dataset=planned["dataset"], ref=version))
         # a view that someone else mounted before us is not ours to take away
         ours = not (first_try and answer.target in before)
         log.info(
@@ -165,7 +163,8 @@ def unmount(planned: Mapping[str, Any], mounted: Mapping[str, Any] | None) -> No
     for item in (mounted or {"nodes": []})["nodes"]:
         if item["ours"]:
             try:
-                _agent(config, planned["idc"], item["address"]).umount(UmountRequest(target=item["target"]))
+                with _agent(config, planned["idc"], item["address"]) as agent:
+                    agent.umount(UmountRequest(target=item["target"]))
             except NotFound:
                 log.info("%s: %s was not mounted any more", item["node"], item["target"])
 
@@ -182,7 +181,7 @@ def command_line(command: str, target: str) -> list[str]:
 
 
 def clean_environment(planned: Mapping[str, Any], target: str) -> dict[str, str]:
-    """What a training command sees: the machine's ordinary variables and OUTLAP_MOUNT, OUTLAP_DATASET, OUTLAP_VERSION."""
+    """What a training command sees: ordinary variables and OUTLAP_MOUNT, OUTLAP_DATASET, OUTLAP_VERSION."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -197,7 +196,7 @@ def clean_environment(planned: Mapping[str, Any], target: str) -> dict[str, str]
 
 
 def run_command(words: list[str], environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Run a command, its output in our log; the last line that is a JSON object. Raises AirflowException for an exit code."""
+    """Run a command, its output in our log; its last line of JSON. Raises AirflowException for an exit code."""
     if words[0] == "python":
         words = [sys.executable, *words[1:]]
     told_last = None
@@ -235,7 +234,7 @@ def run_command(words: list[str], environment: Mapping[str, str]) -> dict[str, A
 
 @told()
 def train(planned: Mapping[str, Any], mounted: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """Run the command on this machine. When it tells frames and digest (as outlap_airflow.train does), they must be the version's.
+    """Run the command here. When it tells frames and digest (as outlap_airflow.train does), they must be the version's.
 
     Raises AirflowFailException when what was read is not what was published.
     """
@@ -277,10 +276,9 @@ def published_digest(store: Any, version: str) -> tuple[int, str]:
 
 @told()
 def what_to_free(planned: Mapping[str, Any], policy: str) -> list[dict[str, Any]]:
-    """Requests to free, by policy: `never` none; `after` this version; `keep-latest` every version that a node holds of the
-    dataset but the latest, unless someone has it mounted."""
+    """Requests to free, by policy: `never` none; `after` this version; `keep-latest` every version of the dataset that a
+    node holds but the latest, unless someone has it mounted."""
     from cacheengine.client import control_for
-
     from lake import refs
     from lake.stores import lake_store
 
@@ -291,7 +289,8 @@ def what_to_free(planned: Mapping[str, Any], policy: str) -> list[dict[str, Any]
         return [dict(planned["request"])]
     config = load_config()
     latest = refs.resolve(lake_store(config, idc), dataset).version
-    nodes = control_for(config, idc).nodes()
+    with control_for(config, idc) as control:
+        nodes = control.nodes()
     held = {item.version for node in nodes for item in node.versions if item.dataset == dataset}
     in_use = {item.version for node in nodes for item in node.mounts}
     return [{**planned["request"], "ref": version} for version in sorted(held - in_use - {latest})]

@@ -15,7 +15,7 @@ from outlap_airflow.settings import airflow_settings, destinations
 
 
 def cache_idcs(config: Config, idc: str | None = None) -> list[str]:
-    """The IDCs with a cache group to speak to: the named one, or every destination that has one. Raises Refused, NotFound."""
+    """The IDCs whose cache group is meant: the named one, or every destination with one. Raises Refused, NotFound."""
     if idc:
         if config.idc_named(idc).control is None:
             raise Refused(f"the IDC {idc!r}", "it has no control service", f"set [idc.{idc}] control")

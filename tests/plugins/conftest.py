@@ -1,0 +1,145 @@
+"""Two IDCs in folders, with a catalogue of small frames, and an Airflow home of the tests' own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from lake import catalog
+from lake.config import load_config
+from lake.packs import put_pack, write_pack
+from lake.stores import Store, lake_store
+
+ROOT = Path(__file__).resolve().parents[2]
+_HOME = tempfile.TemporaryDirectory(prefix="outlap-airflow-")
+# Before the first import of airflow: it writes its settings into its home
+os.environ.update(
+    AIRFLOW_HOME=_HOME.name,
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
+    AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"),
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_HOME.name}/airflow.db",
+    AIRFLOW__API_AUTH__JWT_SECRET="a secret of the tests, long enough for any digest that signs it",
+    AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS="ann:viewer,ben:user",
+)
+
+SETTINGS = """
+here = "idc-a"
+[idc.idc-a]
+store = "lake-a"
+landing = "landing-a"
+[idc.idc-b]
+store = "lake-b"
+control = "http://127.0.0.1:9"
+[store.lake-a]
+idc = "idc-a"
+url = "file://{base}/lake-a"
+[store.landing-a]
+idc = "idc-a"
+url = "file://{base}/landing-a"
+[store.lake-b]
+idc = "idc-b"
+url = "file://{base}/lake-b"
+[[airflow.datasets]]
+name = "front"
+query = "select * from frames where channel = 'CAM_FRONT'"
+"""
+
+
+@dataclass(frozen=True)
+class Idcs:
+    """home: $OUTLAP_HOME; a, b: the lakes."""
+
+    home: Path
+    a: Store
+    b: Store
+
+
+@pytest.fixture
+def idcs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Idcs]:
+    """Settings and lakes of idc-a (ours) and idc-b."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "outlap.toml").write_text(SETTINGS.format(base=tmp_path))
+    for name in [name for name in os.environ if name.startswith("OUTLAP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OUTLAP_HOME", str(home))
+    config = load_config()
+    yield Idcs(home, lake_store(config), lake_store(config, "idc-b"))
+
+
+def add_frames(store: Store, folder: Path, drive: str, count: int = 6) -> None:
+    """Pack and catalogue `count` frames of a drive, the way that ingest leaves them."""
+    paths = [f"720p/car1/{drive}/CAM_FRONT/{at:019d}.jpg" for at in range(count)]
+    pack = write_pack(folder / "pack.tar", [(path, f"{path} bytes".encode() * 50) for path in paths])
+    put_pack(store, pack.id, folder / "pack.tar")
+    recipe = "ab" * 32
+    members = pack.members
+    fixed = {"drive": drive, "channel": "CAM_FRONT", "recipe": recipe, "pack": pack.id, "vehicle": "car1"}
+    values = {
+        "path": members["name"].to_pylist(),
+        "content_id": members["content_id"].to_pylist(),
+        "size": members["size"].to_pylist(),
+        "offset": members["offset"].to_pylist(),
+        "timestamp_ns": list(range(count)),
+        "frame_index": list(range(count)),
+        "is_key": [True] * count,
+        "sample_id": [f"{drive}-{at}" for at in range(count)],
+        "width": [1280] * count,
+        "height": [720] * count,
+        "date": ["2026-01-02"] * count,
+        "output": ["720p"] * count,
+        **{name: [value] * count for name, value in fixed.items()},
+        **{name: [None] * count for name in ("latitude", "longitude", "speed_mps")},
+    }
+    table = pa.table({field.name: pa.array(values[field.name], field.type) for field in catalog.FRAME_SCHEMA})
+    catalog.write_frames(store, table, "2026-01-02", "car1", drive, recipe)
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Callable[..., None]:
+    """frames(store, drive, count=6)."""
+    return lambda store, drive, count=6: add_frames(store, tmp_path, drive, count)
+
+
+@pytest.fixture(scope="session")
+def airflow_database() -> None:
+    """Airflow's tables in the tests' own home."""
+    made = subprocess.run(
+        [str(Path(sys.executable).parent / "airflow"), "db", "migrate"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr[-2000:]
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that is free now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., None]:
+    """wait_for(condition, what): poll until it holds."""
+
+    def wait(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end, f"waited {timeout_s} s for {what}"
+            time.sleep(0.05)
+
+    return wait
