@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,8 @@ def cut_channel(
     ]
     pieces: list[Piece] = []
     try:
-        for future in as_completed(futures):
+        # in order, so that of several bad runs the same one is told each time
+        for future in futures:
             done = future.result()
             pieces += done
             on_frames(len({piece.place for piece in done}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import av
 import numpy as np
@@ -19,6 +20,7 @@ from transforms.errors import Unreadable
 from transforms.plan import Run
 from transforms.recipe import LINES, Output
 from transforms.recordings import Channel, Orientation
+from transforms.recordings.mp4 import cause
 
 Plane = npt.NDArray[np.uint8]
 
@@ -75,7 +77,7 @@ def decode_run(
     waiting = {int(pts[place]): place for place in run.wanted}
     try:
         decoder.flush_buffers()
-        for packet in (*channel.packets(range(run.start, run.stop)), None):
+        for packet in chain(channel.packets(range(run.start, run.stop)), [None]):
             for frame in decoder.decode(packet):
                 place = waiting.pop(frame.pts, None) if frame.pts is not None else None
                 if place is None:
@@ -85,7 +87,7 @@ def decode_run(
                 yield place, frame
     except (av.FFmpegError, ValueError) as error:
         raise Unreadable(
-            "a recording", f"frames {run.start} to {run.stop - 1} do not decode: {error}"
+            "a recording", f"frames {run.start} to {run.stop - 1} do not decode: {cause(error)}"
         ) from error
     if waiting:
         missing = min(waiting.values())

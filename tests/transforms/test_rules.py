@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import subprocess
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,6 +20,9 @@ from lake.landing import LandedFile
 from outlap.synthetic import START_NS
 from tests.transforms.conftest import Place
 from transforms import rules
+from transforms.cut import choose, cut_channel, open_workshop
+from transforms.errors import Unreadable
+from transforms.recipe import Rate, Recipe
 from transforms.recordings.mp4 import open_recording
 from transforms.seen import Seen, look
 
@@ -92,10 +96,11 @@ BAD: dict[str, tuple[Callable[[bytes, Path], bytes], str, str]] = {
     "last byte missing": (lambda data, folder: data[:-1], "truncated", "ends at byte"),
     "cut in the header": (lambda data, folder: data[:100], "truncated", "the file at byte 100"),
     "no header": (lambda data, folder: without_moov(data), "no-header", "no moov"),
-    "header of nonsense": (
-        lambda data, folder: data[: data.index(b"moov") - 4] + b"\0\0\0\x18moov" + bytes(16),
-        "unreadable",
-        "FFmpeg",
+    "no codec parameters": (lambda data, folder: data.replace(b"avcC", b"free"), "unreadable", "FFmpeg"),
+    "header of nothing": (
+        lambda data, folder: data[: data.index(b"moov") - 4] + b"\0\0\0\x10moov" + b"\0\0\0\x08free",
+        "no-video",
+        "no video stream",
     ),
     "only sound": (lambda data, folder: audio_only(folder), "no-video", "no video stream"),
     "another codec": (lambda data, folder: mpeg4_video(folder), "no-video", "mpeg4"),
@@ -238,6 +243,56 @@ def test_frames_before_the_first_key_frame_are_a_warning(tmp_path: Path, clip_by
     (finding,) = rules.judge_file(seen_with(tmp_path, clip_bytes(), key=late))
     assert (finding.rule, finding.severity) == ("late-key-frame", "warning")
     assert finding.evidence.startswith("5 frames")
+
+
+def test_frames_that_are_declared_and_not_there_are_a_warning(tmp_path: Path, clip_bytes: Clips) -> None:
+    seen = seen_with(tmp_path, clip_bytes())
+    assert seen.recording is not None
+    seen.recording.channels[0].declared_frames = 99
+    (finding,) = rules.judge_file(seen)
+    assert (finding.rule, finding.severity, finding.inferred) == ("fewer-frames", "warning", True)
+    assert "99 frames, 20" in finding.evidence
+
+
+def test_evidence_does_not_depend_on_where_it_was_found(tmp_path: Path, clip_bytes: Clips) -> None:
+    data = clip_bytes().replace(b"avcC", b"free")
+    found = []
+    for name in ("one", "two"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        found.append(rules.judge([look(LandedFile("x.mp4", len(data), "", None, START_NS), path, None)]))
+    assert found[0] == found[1]
+    assert str(tmp_path) not in str(found)
+
+
+def test_spoiled_tables_never_crash(tmp_path: Path, clip_bytes: Clips) -> None:
+    """Bytes of the header overwritten: it is refused by a rule, or cut, or does not decode."""
+    data = clip_bytes(frames=12, gop=4, params="threads=1:bframes=2")
+    first, last = data.index(b"moov"), data.index(b"mdat")
+    recipe = Recipe(cut=Rate(rate_mhz=5000))
+    path = tmp_path / "spoiled.mp4"
+    outcomes = set()
+    for seed in range(150):
+        rng = random.Random(seed)
+        spoiled = bytearray(data)
+        for _ in range(rng.choice((1, 2, 5, 20))):
+            spoiled[rng.randrange(first, last)] = rng.choice((0, 255, rng.randrange(256)))
+        path.write_bytes(spoiled)
+        seen = look(LandedFile("spoiled.mp4", len(data), "", None, START_NS), path, None)
+        errors = [finding.rule for finding in rules.judge_file(seen) if finding.severity == "error"]
+        outcomes.update(errors)
+        if not errors:
+            assert seen.recording is not None and seen.index is not None and seen.times_ns is not None
+            places = choose(seen.index, seen.times_ns, recipe)
+            with open_workshop(tmp_path) as workshop:
+                try:
+                    cut_channel(
+                        workshop, seen.recording.channels[0], places, recipe.outputs, lambda more: None
+                    )
+                    outcomes.add("cut")
+                except Unreadable:
+                    outcomes.add("undecodable")
+    assert {"cut", "undecodable", "no-video", "unreadable"} <= outcomes
 
 
 def test_a_good_recording_has_no_findings(tmp_path: Path, clip_bytes: Clips) -> None:

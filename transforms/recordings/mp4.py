@@ -48,6 +48,11 @@ def _orientation(frame: av.VideoFrame) -> Orientation:
     return Orientation(quarters=-clockwise % 4, mirrored=mirrored)
 
 
+def cause(error: Exception) -> str:
+    """What FFmpeg says, without the local path and the log lines that PyAV adds: evidence is the same in each run."""
+    return str(error.strerror if isinstance(error, av.FFmpegError) else error)
+
+
 @dataclass
 class Mp4Channel:
     """The first video stream of a file."""
@@ -95,7 +100,7 @@ class Mp4Channel:
                 for frame in container.decode(video=0):
                     return _orientation(frame)
         except (av.FFmpegError, ValueError) as error:
-            raise Unreadable(self.path.name, f"no frame decodes: {error}") from error
+            raise Unreadable(self.path.name, f"no frame decodes: {cause(error)}") from error
         raise Unreadable(self.path.name, "no frame decodes")
 
 
@@ -171,5 +176,5 @@ def open_recording(path: Path) -> Mp4Recording:
             ]
             creation_time = container.metadata.get("creation_time")
     except (av.FFmpegError, ValueError) as error:
-        raise Unreadable(path.name, f"FFmpeg cannot read it as MP4: {error}") from error
+        raise Unreadable(path.name, f"FFmpeg cannot read it as MP4: {cause(error)}") from error
     return Mp4Recording(path, channels, creation_time, tuple(codec for _, codec in streams))

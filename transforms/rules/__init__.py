@@ -15,6 +15,7 @@ from transforms.rules import (
     checksum,
     clock_from_container,
     empty_file,
+    fewer_frames,
     late_key_frame,
     missing_file,
     no_frames,
@@ -51,6 +52,7 @@ FILE_RULES: tuple[FileRule, ...] = (
     no_time.RULE,
     undecodable.RULE,
     late_key_frame.RULE,
+    fewer_frames.RULE,
     clock_from_container.RULE,
 )
 DRIVE_RULES: tuple[DriveRule, ...] = (no_recordings.RULE, overlap.RULE)
