@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import struct
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -138,17 +139,27 @@ def probe_erofs(image: Path) -> None:
         pass
 
 
+def probe_loop(image: Path) -> None:
+    """The same on a loop device."""
+    with ExitStack() as stack, _filesystem(_loop_devices([image], image, stack)[0], ()):
+        pass
+
+
 def mount_loop(image: Path, devices: Sequence[Path], target: Path) -> None:
     """The same with a loop device for the image and each pack (Linux 5.8+); the devices free themselves on unmount."""
     with ExitStack() as stack:
-        try:
-            loops = [_loop_device(path, stack) for path in (image, *devices)]
-        except OSError as error:
-            why = f"no loop device: {error.strerror or error}"
-            raise MountFailed(
-                f"the view at {target}", why, "load the module loop, or use --backend fuse"
-            ) from error
+        loops = _loop_devices([image, *devices], target, stack)
         mount_erofs(loops[0], loops[1:], target)
+
+
+def _loop_devices(paths: Sequence[Path], what: Path, stack: ExitStack) -> list[Path]:
+    try:
+        return [_loop_device(path, stack) for path in paths]
+    except OSError as error:
+        why = f"no loop device: {error.strerror or error}"
+        raise MountFailed(
+            f"the view at {what}", why, "load the module loop, or use --backend fuse"
+        ) from error
 
 
 def _loop_device(path: Path, stack: ExitStack) -> Path:
@@ -184,6 +195,8 @@ def unmount(target: Path, lazy: bool = False) -> None:
         return
     if _libc.umount2(os.fsencode(target), _MNT_DETACH if lazy else 0):
         code = ctypes.get_errno()
+        if code == errno.EPERM and _unmount_own_fuse(target, lazy):
+            return
         if code == errno.EBUSY:
             raise Busy(
                 f"the view at {target}", "files in it are open", "end their readers, or unmount it lazily"
@@ -192,6 +205,15 @@ def unmount(target: Path, lazy: bool = False) -> None:
             raise MountFailed(
                 f"the view at {target}", os.strerror(code), "unmounting needs the rights of mounting"
             )
+
+
+def _unmount_own_fuse(target: Path, lazy: bool) -> bool:
+    """Who is not root unmounts the FUSE mounts that they made through fusermount3."""
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(target)]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def _unescape(text: str) -> str:
@@ -213,7 +235,7 @@ def mounts() -> list[Mount]:
     return found
 
 
-def _resolved(target: Path) -> Path:
+def resolved(target: Path) -> Path:
     """As mountinfo has it. Never touches the folder itself: its FUSE daemon may be dead."""
     folder, name = os.path.split(os.path.abspath(target))  # noqa: PTH100
     return Path(os.path.realpath(folder)) / name
@@ -221,7 +243,7 @@ def _resolved(target: Path) -> Path:
 
 def mount_at(target: Path) -> Mount | None:
     """The top mount at exactly this folder."""
-    place = _resolved(target)
+    place = resolved(target)
     return next((mount for mount in reversed(mounts()) if mount.target == place), None)
 
 
@@ -232,5 +254,5 @@ def is_mounted(target: Path) -> bool:
 
 def mounts_below(folder: Path) -> list[Mount]:
     """Mounts at or below a folder, the last one made first: the order in which to unmount them."""
-    place = _resolved(folder)
+    place = resolved(folder)
     return [mount for mount in reversed(mounts()) if mount.target.is_relative_to(place)]

@@ -1,0 +1,356 @@
+"""Views: which kind a node can have and why, mounting one, and finding them again after a restart.
+
+A record (JSON) lies beside the image of each view, written before the mount and removed after it is gone, so that a view is never
+without one. All kinds present the same tree, sizes, times, modes and errors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import structlog
+from blake3 import blake3
+
+from cacheengine import mountapi
+from cacheengine.errors import Busy, MountFailed
+from cacheengine.image import build_image
+from lake.errors import Refused
+
+Backend = Literal["kernel", "loop", "fuse"]
+KERNEL_SINCE, LOOP_SINCE = (6, 12), (5, 16)
+MOST_LOOP_PACKS = 250
+_CAP_SYS_ADMIN = 21
+_STARTS_WITHIN_S = 120
+_LOG_TAIL = 2000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """What to mount where.
+
+    rows: Parquet with path, size, pack, offset, sorted by path. packs: ids, each with the path of its device in `devices`: the
+    pack in the cache when every member that the rows name is resident, else `<fetchfs>/<pack id>.tar`. state: folder for
+    images and records, on a plain disk file system. fetchfs: its mount point (None when all packs are local).
+    """
+
+    dataset: str
+    tag: str
+    version: str
+    target: Path
+    rows: Path
+    packs: tuple[str, ...]
+    devices: tuple[Path, ...]
+    state: Path
+    fetchfs: Path | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """A view as its record has it. rows_seen: (mtime ns, size) of the rows when its image was built. mounted: now."""
+
+    dataset: str
+    tag: str
+    version: str
+    target: Path
+    backend: Backend
+    why: str
+    rows: Path
+    rows_seen: tuple[int, int]
+    packs: tuple[str, ...]
+    devices: tuple[Path, ...]
+    packs_local: int
+    at_ns: int
+    pid: int | None = None
+    mounted: bool = True
+
+
+def _release() -> tuple[int, int]:
+    major, minor, *_ = (*platform.release().split("."), "0", "0")
+    digits = "".join(c for c in minor if c.isdigit())
+    return int(major) if major.isdigit() else 0, int(digits or 0)
+
+
+def _is_admin() -> bool:
+    """CAP_SYS_ADMIN, and not merely inside a user name space."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+        whole = Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", "4294967295"]
+    except (OSError, StopIteration):
+        return False
+    return whole and bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def _why_not(backend: Backend, scratch: Path, packs: int) -> str | None:
+    """Why this machine cannot have such a view; None when it was tried and works."""
+    if backend == "fuse":
+        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            return "/dev/fuse is missing or not ours to open"
+        return None if os.geteuid() == 0 or shutil.which("fusermount3") else "fusermount3 is missing"
+    since = KERNEL_SINCE if backend == "kernel" else LOOP_SINCE
+    if _release() < since:
+        return f"Linux {platform.release()} is older than {since[0]}.{since[1]}"
+    if not _is_admin():
+        return "no CAP_SYS_ADMIN"
+    if backend == "loop" and packs > MOST_LOOP_PACKS:
+        return f"{packs} packs, and loop devices are for up to {MOST_LOOP_PACKS}"
+    try:
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="probe-") as folder:
+            image = Path(folder) / "empty.erofs"
+            build_image(image, [], [])
+            (mountapi.probe_erofs if backend == "kernel" else mountapi.probe_loop)(image)
+    except (MountFailed, OSError) as error:
+        return error.why if isinstance(error, MountFailed) else str(error)
+    return None
+
+
+_GOOD = {
+    "kernel": f"Linux {platform.release()} mounts packs itself: reads need no process of ours",
+    "loop": "packs on loop devices, direct I/O: reads need no process of ours",
+    "fuse": "a pyfuse3 daemon serves the tree",
+}
+
+
+def choose_backend(asked: str = "auto", scratch: Path | None = None, packs: int = 0) -> tuple[Backend, str]:
+    """(the kind of view that this machine gets, why), by trying. scratch: a folder on the disk where views will lie.
+
+    packs: how many the view will have. Raises Refused for an unknown kind, MountFailed when what was asked is not possible.
+    """
+    place = scratch or Path(tempfile.gettempdir())
+    if asked != "auto":
+        if asked not in get_args(Backend):
+            raise Refused(f"the backend {asked!r}", "it is none", "use auto, kernel, loop or fuse")
+        chosen = cast(Backend, asked)
+        cause = _why_not(chosen, place, packs)
+        if cause is not None:
+            raise MountFailed(f"a {chosen} view", cause, "use --backend auto, or see `outlap doctor`")
+        return chosen, f"asked for; {_GOOD[chosen]}"
+    causes: list[str] = []
+    for backend in cast(tuple[Backend, ...], get_args(Backend)):
+        cause = _why_not(backend, place, packs)
+        if cause is None:
+            return backend, "; ".join([_GOOD[backend], *causes])
+        causes.append(f"not {backend}: {cause}")
+    raise MountFailed(
+        "a view", "; ".join(causes), "give the container /dev/fuse, or the node agent CAP_SYS_ADMIN"
+    )
+
+
+def _record(state: Path, target: Path) -> Path:
+    name = blake3(os.fsencode(os.path.abspath(target))).hexdigest()[:32]  # noqa: PTH100 (it may be a dead mount)
+    return state / f"view-{name}.json"
+
+
+def _write(path: Path, view: View) -> None:
+    partial = path.with_suffix(".partial")
+    values = {key: value for key, value in asdict(view).items() if key != "mounted"}
+    partial.write_text(json.dumps(values, default=str, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _read(path: Path) -> View:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.update(target=Path(values["target"]), rows=Path(values["rows"]), packs=tuple(values["packs"]))
+    values.update(devices=tuple(map(Path, values["devices"])), rows_seen=tuple(values["rows_seen"]))
+    return View(**values)
+
+
+def find_view(target: Path, state: Path) -> View | None:
+    """The view of which a record says that it is (or was) at this folder."""
+    try:
+        view = _read(_record(state, target))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        log.error("a record of a view cannot be read; the view is mounted anew when asked", error=str(error))
+        return None
+    return replace(view, mounted=mountapi.is_mounted(view.target))
+
+
+def list_views(state: Path) -> list[View]:
+    """All views with a record, by target. mounted False: the machine was restarted, or someone else unmounted it."""
+    mounted = {mount.target for mount in mountapi.mounts()}
+    views = []
+    for path in state.glob("view-*.json"):
+        try:
+            view = _read(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.error("a record of a view cannot be read", record=str(path), error=str(error))
+            continue
+        views.append(replace(view, mounted=mountapi.resolved(view.target) in mounted))
+    return sorted(views, key=lambda view: view.target)
+
+
+def _prepare_target(target: Path, known: View | None) -> None:
+    """Raises Busy, Refused, MountFailed: a view never hides someone else's mount or files."""
+    there = mountapi.mount_at(target)
+    if there is not None:
+        if known is None and there.source != "outlap-tree":
+            raise Busy(
+                f"the folder {target}", f"{there.kind} is mounted there, not by us", "choose another folder"
+            )
+        return
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if next(target.iterdir(), None) is not None:
+            raise Refused(
+                f"the folder {target}", "there are files in it", "choose an empty folder, or a new one"
+            )
+    except OSError as error:
+        raise MountFailed(
+            f"the folder {target}", error.strerror or str(error), "choose another folder"
+        ) from error
+
+
+def _build(image: Path, plan: ViewPlan) -> None:
+    with pq.ParquetFile(plan.rows) as file:
+        batches = file.iter_batches(1 << 16, columns=["path", "size", "pack", "offset"])
+        build_image(image, (pa.Table.from_batches([batch]) for batch in batches), plan.packs)
+
+
+def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
+    """Mount a version at plan.target, in place of the view that is there, if any: new opens see the new one.
+
+    Raises MountFailed, Busy, Refused, Corrupt; then the view that was there before stays.
+    """
+    if len(plan.packs) != len(plan.devices):
+        raise Refused(
+            "the view", f"{len(plan.packs)} packs and {len(plan.devices)} devices", "name one for each"
+        )
+    plan.state.mkdir(parents=True, exist_ok=True)
+    record = _record(plan.state, plan.target)
+    image = record.with_suffix(".erofs")
+    known = find_view(plan.target, plan.state)
+    _prepare_target(plan.target, known)
+    status = plan.rows.stat()
+    view = View(
+        dataset=plan.dataset,
+        tag=plan.tag,
+        version=plan.version,
+        target=plan.target,
+        backend=backend,
+        why=why,
+        rows=plan.rows,
+        rows_seen=(status.st_mtime_ns, status.st_size),
+        packs=plan.packs,
+        devices=plan.devices,
+        packs_local=sum(
+            plan.fetchfs is None or not device.is_relative_to(plan.fetchfs) for device in plan.devices
+        ),
+        at_ns=time.time_ns(),
+    )
+    if backend != "fuse" and not (
+        known is not None
+        and image.exists()
+        and (known.rows, known.rows_seen, known.packs) == (view.rows, view.rows_seen, view.packs)
+        and known.backend != "fuse"
+    ):
+        _build(image, plan)
+    _write(record, view)
+    try:
+        if backend == "fuse":
+            view = replace(view, pid=_start_tree(plan, record))
+            _write(record, view)
+        else:
+            mount = mountapi.mount_erofs if backend == "kernel" else mountapi.mount_loop
+            mount(image, plan.devices, plan.target)
+    except BaseException:
+        if known is not None:
+            _write(record, known)
+        else:
+            _forget(record)
+        raise
+    log.info("mounted", target=str(plan.target), backend=backend, why=why, packs=len(plan.packs))
+    return view
+
+
+def _forget(record: Path) -> None:
+    for suffix in (".erofs", ".devices", ".log", ".counters", ".json"):  # the record goes last
+        record.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def unmount_view(target: Path, state: Path, lazy: bool = False) -> bool:
+    """Take a view down; False when there was none. lazy: even while files are open. Raises Busy, MountFailed."""
+    record = _record(state, target)
+    there = mountapi.mount_at(target)
+    if there is None and not record.exists():
+        return False
+    if there is not None and not record.exists():
+        raise Busy(
+            f"the folder {target}", f"{there.kind} is mounted there, not by us", "unmount it with umount"
+        )
+    mountapi.unmount(target, lazy=lazy)
+    _forget(record)
+    with suppress(OSError):
+        target.rmdir()  # an empty folder that a view left; others stay
+    return there is not None
+
+
+def _start_tree(plan: ViewPlan, record: Path) -> int:
+    devices = record.with_suffix(".devices")
+    named = [[pack, str(path)] for pack, path in zip(plan.packs, plan.devices, strict=True)]
+    devices.write_text(json.dumps(named), encoding="utf-8")
+    options = ["--rows", str(plan.rows), "--devices", str(devices)]
+    if plan.fetchfs is not None:
+        options += ["--fetchfs", str(plan.fetchfs)]
+    counters = record.with_suffix(".counters")
+    return start_daemon("cacheengine.tree", plan.target, options, record.with_suffix(".log"), counters).pid
+
+
+def start_daemon(
+    module: str, mountpoint: Path, options: Sequence[str], logfile: Path, counters: Path
+) -> subprocess.Popen[bytes]:
+    """Start `cacheengine.tree` or `cacheengine.fetchfs` and return once its mount answers. It outlives this process.
+
+    Raises MountFailed with the end of its log when it does not come up.
+    """
+    with suppress(OSError):
+        mountpoint.mkdir(parents=True, exist_ok=True)  # fails on a dead mount, which the daemon replaces
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", module, "--mountpoint", str(mountpoint), "--counters", str(counters)]
+    command += ["--ready-fd", str(writer), *options]
+    try:
+        with logfile.open("ab") as out:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                pass_fds=[writer],
+                start_new_session=True,
+            )
+        os.close(writer)
+        writer = -1
+        timer = threading.Timer(_STARTS_WITHIN_S, process.kill)
+        timer.start()
+        answer = os.read(reader, 1)  # nothing: it has ended
+        timer.cancel()
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+    if not answer:
+        process.wait()
+        said = logfile.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:].strip()
+        raise MountFailed(
+            f"{module} at {mountpoint}", said or f"it ended with {process.returncode}", f"see {logfile}"
+        )
+    threading.Thread(target=process.wait, daemon=True).start()  # no zombie when it ends
+    return process
