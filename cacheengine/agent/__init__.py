@@ -1,0 +1,1 @@
+"""The node agent: holds what is desired, mounts views, reports what is really there. `python -m cacheengine.agent` runs it."""

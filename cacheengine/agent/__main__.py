@@ -1,0 +1,161 @@
+"""`python -m cacheengine.agent`: one node. Settings: [node] of the settings files, OUTLAP_NODE_* (see cacheengine.node)."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import json
+import os
+import socket
+import sys
+import threading
+from functools import cache as once
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from cacheengine.agent import heartbeat, mounts, reconcile, residency
+from cacheengine.agent.api import make_app
+from cacheengine.agent.state import Node, load_state
+from cacheengine.client import Control
+from cacheengine.errors import Busy
+from cacheengine.have import write_durably
+from cacheengine.node import NodeConfig, client_tokens, load_node, node_store, node_token, write_node_file
+from cacheengine.packcache import open_cache
+from lake.config import Config, load_config
+from lake.errors import Explained, Refused
+
+log = structlog.get_logger()
+
+
+def log_as_json() -> None:
+    """One event, one line, on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _listen(node: NodeConfig, has_tokens: bool) -> socket.socket:
+    """A bound socket. Raises Refused for a bad address, one in use, or one that others reach while no token is set."""
+    host, _, port = node.listen.rpartition(":")
+    fix = "correct the node's `listen` (HOST:PORT)"
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+        number = int(port)
+    except ValueError as error:
+        raise Refused(f"the address {node.listen!r}", "it is no IP address and port", fix) from error
+    if not has_tokens and not address.is_loopback:
+        raise Refused(
+            f"the address {node.listen}",
+            "others could reach it, and the node has no token",
+            "set `token` in [node]",
+        )
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((str(address), number))
+    except OSError as error:
+        sock.close()
+        raise Refused(f"the address {node.listen}", error.strerror or str(error), fix) from error
+    sock.set_inheritable(False)
+    return sock
+
+
+def _only_one(state_dir: Path) -> int:
+    """A lock that lives as long as this process. Raises Busy: two agents of one state would undo each other's work."""
+    fd = os.open(state_dir / ".agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise Busy(
+            f"the node's state {state_dir}", "another agent runs on it", "stop that one first"
+        ) from error
+    return fd
+
+
+def start(config: Config, settings: NodeConfig) -> tuple[Node, Control | None]:
+    """The node as its files say it was. Raises Refused."""
+    try:
+        for folder in (settings.state_dir, settings.views, settings.mounts, mounts_folder(settings)):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            f"the node's folders: {error.filename}", error.strerror or str(error), "correct [node]"
+        ) from error
+    write_node_file(settings)
+    control = Control(settings.control, node_token(settings)) if settings.control else None
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    store = once(lambda: node_store(config, settings))
+    node = Node(settings, open_cache(settings.cache_dirs), store, boot_id)
+    if control is not None:
+        node.file_list = control.file_list
+    load_state(node)
+    residency.tidy(node)
+    return node, control
+
+
+def mounts_folder(settings: NodeConfig) -> Path:
+    return settings.state_dir / "images"
+
+
+def run() -> None:
+    """Until SIGTERM or SIGINT. Views and fetchfs stay."""
+    config = load_config()
+    settings = load_node(config)
+    tokens = client_tokens(settings)
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    lock = _only_one(settings.state_dir)
+    node, control = start(config, settings)
+    sock = _listen(settings, bool(tokens))
+    host, port = sock.getsockname()[:2]
+    node.address = settings.advertise or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    write_durably(
+        settings.state_dir / "agent.json", json.dumps({"address": node.address, "pid": os.getpid()}).encode()
+    )
+    threads = [threading.Thread(target=reconcile.run, args=(node,), name="reconcile")]
+    threads.append(threading.Thread(target=mounts.run, args=(node,), name="mounts"))
+    if control is not None:
+        threads.append(threading.Thread(target=heartbeat.beat, args=(node, control), name="heartbeat"))
+        # a daemon: its long poll may last longer than our end
+        threads.append(
+            threading.Thread(target=heartbeat.follow, args=(node, control), name="desired", daemon=True)
+        )
+    for thread in threads:
+        thread.start()
+    log.info(
+        "agent_started", node=settings.name, idc=settings.idc, address=node.address, control=settings.control
+    )
+    try:
+        server = uvicorn.Server(uvicorn.Config(make_app(node, tokens), log_config=None, access_log=False))
+        server.run(sockets=[sock])
+    finally:
+        node.ending.set()
+        node.stop_warm.set()
+        node.wake.set()
+        for thread in threads:
+            if not thread.daemon:
+                thread.join()
+        os.close(lock)
+        log.info("agent_ended", node=settings.name)
+
+
+def main() -> None:
+    log_as_json()
+    try:
+        run()
+    except Explained as error:
+        log.error("agent_failed", error=str(error), kind=type(error).__name__)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

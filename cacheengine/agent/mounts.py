@@ -1,0 +1,311 @@
+"""Mounted views of a node: mounting a version, keeping what was mounted mounted, and fetchfs under it.
+
+A lease is taken before packs are chosen: from then on nothing is evicted that the image will point at. Views and fetchfs
+outlive the agent; a new one finds them by mounts.json and by what the kernel says.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import structlog
+from blake3 import blake3
+
+from cacheengine import metrics, mountapi, packcache, views
+from cacheengine import wanted as wants
+from cacheengine.agent.state import MountRecord, Node, now_ns, save_mounts
+from cacheengine.errors import Busy
+from cacheengine.have import Mask
+from cacheengine.views import ViewPlan
+from cacheengine.wanted import Want
+from cacheengine.wire import MountAnswer, MountReport, MountRequest
+from lake import refs
+from lake.errors import Explained, NotFound, Refused, StoreDown
+
+log = structlog.get_logger()
+WATCH_S = 2.0
+
+
+def images(node: Node) -> Path:
+    """Where views keep images and records: on the disk of the state, never in memory."""
+    return node.config.state_dir / "images"
+
+
+def mount(node: Node, request: MountRequest) -> MountAnswer:
+    """Mount `dataset@ref`; the same again is the same answer.
+
+    Raises NotFound, Refused, Busy (something else is there), MountFailed, StoreDown.
+    """
+    with node.mounting:
+        dataset, tag, version = _resolve(node, request)
+        target = _target(node, request, dataset, tag)
+        with node.lock:
+            known = node.mounts.get(str(target))
+        if known is not None and known.report.dataset != dataset:
+            raise Busy(
+                f"the folder {target}",
+                f"{known.report.dataset} is mounted there",
+                "unmount it (`outlap umount`) first",
+            )
+        backend, why = views.choose_backend(request.backend, _folder(images(node)))
+        return _mount(
+            node,
+            MountReport(dataset=dataset, tag=tag, version=version, target=str(target), backend=backend),
+            request.only_warm,
+            why,
+        )
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _resolve(node: Node, request: MountRequest) -> tuple[str, str, str]:
+    """(dataset, tag, version). Without the store, a version that the node desires is still known by its tag."""
+    try:
+        found = refs.resolve(node.store(), request.dataset, request.ref)
+        return found.dataset, found.tag, found.version
+    except StoreDown:
+        with node.lock:
+            for desired in node.desired.values():
+                if desired.dataset == request.dataset and request.ref in (desired.tag, desired.version):
+                    return desired.dataset, desired.tag, desired.version
+        raise
+
+
+def _target(node: Node, request: MountRequest, dataset: str, tag: str) -> Path:
+    if request.target is None:
+        return node.config.mounts / f"{dataset}@{tag}"
+    target = Path(request.target)
+    if not target.is_absolute() or "\0" in request.target or ".." in target.parts or target == Path("/"):
+        raise Refused(f"the folder {request.target[:200]!r}", "it is no plain absolute path", "name one")
+    return target
+
+
+@contextmanager
+def _leased(node: Node, record: MountRecord) -> Iterator[None]:
+    """Hold the packs of a view that is being made; on an error things are as they were."""
+    target = record.report.target
+    with node.space, node.lock:
+        before = node.mounts.get(target)
+        packs = record.packs if before is None else tuple({*record.packs, *before.packs})
+        node.mounts[target] = record.model_copy(update={"packs": packs})
+        save_mounts(node)
+    try:
+        yield
+    except BaseException:
+        with node.space, node.lock:
+            if before is None:
+                node.mounts.pop(target, None)
+            else:
+                node.mounts[target] = before
+            save_mounts(node)
+        raise
+
+
+def _mount(node: Node, report: MountReport, only_warm: bool, why: str) -> MountAnswer:
+    """Make or replace a view. Caller holds node.mounting."""
+    want = wants.load_want(node.config.views, report.version) or wants.save_want(
+        node.store(), node.config.views, report.version
+    )
+    packs = tuple(part.id for part in want.packs)
+    record = MountRecord(report=report, only_warm=only_warm, packs=packs, mounted_ns=now_ns())
+    with _leased(node, record):
+        masks = {part.pack: packcache.resident(node.cache, part) for part in wants.read_packs(want)}
+        rows, files, size = want.rows, want.files, want.bytes
+        if only_warm:
+            rows, files, size = _warm_rows(node, want, masks, report.target)
+            packs = tuple(pack for pack in packs if masks[pack].any())
+        local = {pack: only_warm or bool(masks[pack].all()) for pack in packs}
+        remote = tuple(pack for pack in packs if not local[pack])
+        if remote:
+            ensure_fetchfs(node)
+        plan = ViewPlan(
+            dataset=report.dataset,
+            tag=report.tag,
+            version=report.version,
+            target=Path(report.target),
+            rows=rows,
+            packs=packs,
+            devices=tuple(_device(node, pack, local[pack]) for pack in packs),
+            state=images(node),
+            fetchfs=node.config.fetchfs if remote else None,
+        )
+        views.mount_view(report.backend, plan, why)
+    with node.space, node.lock:
+        node.mounts[report.target] = record.model_copy(update={"packs": packs, "remote": remote})
+        node.mounted_ns[report.version] = record.mounted_ns
+        save_mounts(node)
+    log.info(
+        "view_mounted",
+        dataset=report.dataset,
+        version=report.version,
+        target=report.target,
+        backend=report.backend,
+        why=why,
+        packs_local=len(packs) - len(remote),
+        packs_remote=len(remote),
+    )
+    return MountAnswer(
+        dataset=report.dataset,
+        tag=report.tag,
+        version=report.version,
+        target=report.target,
+        backend=report.backend,
+        why=why,
+        files=files,
+        bytes=size,
+        packs_local=len(packs) - len(remote),
+        packs_remote=len(remote),
+    )
+
+
+def _device(node: Node, pack: str, is_local: bool) -> Path:
+    if not is_local:
+        return node.config.fetchfs / f"{pack}.tar"
+    home = packcache.find_pack(node.cache, pack)
+    if home is None:
+        raise NotFound(f"the pack {pack[:12]}", "its file went while it was mounted", "mount it again")
+    return packcache.pack_path(home, pack)
+
+
+def _warm_rows(node: Node, want: Want, masks: dict[str, Mask], target: str) -> tuple[Path, int, int]:
+    """Rows of the files that are resident, saved; (file, files, bytes). Raises Refused when nothing is."""
+    paths: list[str] = []
+    for place, part in enumerate(want.packs):
+        if masks[part.id].any():
+            paths += wants.paths_at(want, place, np.flatnonzero(masks[part.id]))
+    if not paths:
+        raise Refused(
+            f"a view of the warm files of version {want.version[:12]}",
+            "none of them is resident here",
+            "warm the version, or mount it without --only-warm",
+        )
+    chosen = pa.array(paths, pa.string())
+    out = warm_rows_path(node, target)
+    part_file, files, size = out.with_suffix(".tmp"), 0, 0
+    with pq.ParquetFile(want.rows) as source, pq.ParquetWriter(part_file, source.schema_arrow) as writer:
+        for batch in source.iter_batches(1 << 18):
+            table = pa.Table.from_batches([batch])
+            table = table.filter(pc.is_in(table["path"], chosen))
+            writer.write_table(table)
+            files, size = files + table.num_rows, size + int(pc.sum(table["size"]).as_py() or 0)
+    part_file.replace(out)
+    return out, files, size
+
+
+def warm_rows_path(node: Node, target: str) -> Path:
+    return _folder(images(node)) / f"warm-{blake3(target.encode()).hexdigest()[:32]}.parquet"
+
+
+def umount(node: Node, target: str) -> None:
+    """Take a view down and end its lease. Raises NotFound, Busy, MountFailed."""
+    with node.mounting:
+        with node.lock:
+            record = node.mounts.get(target)
+            known = ", ".join(sorted(node.mounts)) or "none"
+        if record is None:
+            raise NotFound(f"a view at {target}", f"this node has views at: {known}", "name one of these")
+        views.unmount_view(Path(target), images(node))
+        with node.space, node.lock:
+            node.mounts.pop(target, None)
+            node.mounted_ns[record.report.version] = now_ns()
+            save_mounts(node)
+            version = record.report.version
+            used = {r.report.version for r in node.mounts.values()} | {key.version for key in node.statuses}
+            if version not in used:
+                wants.forget_want(node.config.views, version)
+        warm_rows_path(node, target).unlink(missing_ok=True)
+    log.info("view_unmounted", target=target, version=record.report.version)
+    node.wake.set()
+
+
+def _is_dead(folder: Path) -> bool:
+    """Whether a daemon's mount is there no more, or nobody answers behind it."""
+    if not mountapi.is_mounted(folder):
+        return True
+    try:
+        os.statvfs(folder)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ESHUTDOWN)
+    return False
+
+
+def ensure_fetchfs(node: Node) -> bool:
+    """Start fetchfs when it does not answer, in a session of its own; True when it was started. Raises MountFailed."""
+    with node.mounting:
+        if not _is_dead(node.config.fetchfs):
+            return False
+        mountapi.unmount(node.config.fetchfs, lazy=True)
+        folder = node.config.state_dir
+        process = views.start_daemon(
+            "cacheengine.fetchfs",
+            node.config.fetchfs,
+            ["--node-config", str(node.config.file)],
+            folder / "fetchfs.log",
+            folder / "fetchfs.counters",
+        )
+        log.info("fetchfs_started", pid=process.pid, mountpoint=str(node.config.fetchfs))
+        return True
+
+
+def keep_mounted(node: Node) -> None:
+    """One round: fetchfs lives while a view needs it; views that lost it, or that a crash took, are mounted anew; views whose packs
+    have become resident get them as local devices. Raises the first error, after all were tried."""
+    with node.mounting:
+        with node.lock:
+            records = list(node.mounts.values())
+        first: Exception | None = None
+        restarted = False
+        try:
+            if any(record.remote for record in records) and ensure_fetchfs(node):
+                restarted = True
+                metrics.fetchfs_restarts.inc()
+        except (Explained, OSError) as error:
+            first = error
+        for record in records:
+            try:
+                why = _why_anew(node, record, restarted)
+                if why is not None:
+                    _mount(node, record.report, record.only_warm, why)
+            except (Explained, OSError) as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+
+def _why_anew(node: Node, record: MountRecord, restarted: bool) -> str | None:
+    if _is_dead(Path(record.report.target)):
+        return "it was mounted, and was not there any more"
+    if not record.remote:
+        return None
+    if restarted:
+        return "fetchfs was started again"
+    with node.lock:
+        is_resident = any(
+            status.state == "resident" and key.version == record.report.version and key.list_id is None
+            for key, status in node.statuses.items()
+        )
+    return "its packs have become resident" if is_resident else None
+
+
+def run(node: Node) -> None:
+    """Keep what was mounted mounted, until the node ends."""
+    while not node.ending.is_set():
+        try:
+            keep_mounted(node)
+            node.works("mounts")
+        except Exception as error:
+            if not isinstance(error, Explained | OSError):
+                log.exception("unexpected", part="mounts")
+            node.failed("mounts", error)
+        node.ending.wait(WATCH_S)

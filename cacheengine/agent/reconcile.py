@@ -1,0 +1,117 @@
+"""Desired → actual: which step comes next (a pure function), and the thread that takes the steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from cacheengine import metrics
+from cacheengine.agent import residency
+from cacheengine.agent.state import Node, Status, leased_packs, now_ns
+from cacheengine.eviction import Key
+from lake.errors import Explained
+
+CHECK_EVERY_NS = 60 * 10**9
+IDLE_S = 2.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Action:
+    """release: let go what the version held. warm: make it resident. check: look again whether it is."""
+
+    kind: Literal["release", "warm", "check"]
+    key: Key
+
+
+def reconcile(
+    desired: Collection[Key],
+    statuses: Mapping[Key, Status],
+    leased: Collection[Key],
+    now: int,
+) -> list[Action]:
+    """What is to be done, in order: first what gives room, then what was asked, then a look at what should be there.
+
+    A version that is mounted (leased) is released when it no longer is. One that failed waits for its time, one that was evicted for
+    someone to ask again.
+    """
+    actions = [
+        Action("release", key)
+        for key, status in statuses.items()
+        if key not in desired and key not in leased and status.retry_ns <= now
+    ]
+    waiting, stale = [], []
+    for key in desired:
+        status = statuses.get(key)
+        if status is None or status.state in ("waiting", "fetching") or (status.state == "failed" and not status.evicted and status.retry_ns <= now):
+            waiting.append(Action("warm", key))
+        elif status.state == "resident" and status.checked_ns + CHECK_EVERY_NS <= now:
+            stale.append(Action("check", key))
+    return [*actions, *waiting, *stale]
+
+
+def _leased_keys(node: Node) -> set[Key]:
+    """Versions of which a mounted view holds packs."""
+    with node.lock:
+        mounted = {record.report.version for record in node.mounts.values()}
+        return {key for key in node.statuses if key.version in mounted}
+
+
+def next_action(node: Node) -> Action | None:
+    leased = _leased_keys(node)
+    with node.lock:
+        actions = reconcile(list(node.desired), node.statuses, leased, now_ns())
+    return actions[0] if actions else None
+
+
+def take(node: Node, action: Action) -> None:
+    """Carry out one action; what fails is said in the version's status."""
+    if action.kind == "release":
+        residency.release(node, action.key)
+    elif action.kind == "warm":
+        residency.warm(node, action.key)
+    else:
+        residency.check(node, action.key)
+
+
+def _count_states(node: Node) -> None:
+    with node.lock:
+        states = [status.state for status in node.statuses.values()]
+        metrics.mounts.set(len(node.mounts))
+    for state in ("waiting", "fetching", "resident", "failed", "freeing"):
+        metrics.versions.labels(state).set(states.count(state))
+
+
+def run(node: Node) -> None:
+    """Until the node ends. A failure of a step is told and does not end the loop."""
+    while not node.ending.is_set():
+        node.wake.clear()
+        action = next_action(node)
+        _count_states(node)
+        try:
+            if action is not None:
+                started = time.monotonic()
+                take(node, action)
+                log.info(
+                    "step",
+                    kind=action.kind,
+                    dataset=action.key.dataset,
+                    version=action.key.version,
+                    list_id=action.key.list_id,
+                    seconds=round(time.monotonic() - started, 3),
+                )
+                node.works("reconcile")
+                continue
+            residency.keep_below_watermarks(node, leased_packs(node))
+            node.works("reconcile")
+        except (Explained, OSError) as error:
+            node.failed("reconcile", error)
+        except Exception as error:
+            log.exception("unexpected", part="reconcile")
+            node.failed("reconcile", error)
+        node.wake.wait(IDLE_S)

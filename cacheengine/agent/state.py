@@ -1,0 +1,221 @@
+"""What the agent knows, and the files that let a killed one go on: desired.json (last desired), releasing.json, mounts.json."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from cacheengine import metrics
+from cacheengine import wanted as wants
+from cacheengine.eviction import Key
+from cacheengine.have import write_durably
+from cacheengine.node import NodeConfig
+from cacheengine.packcache import Cache
+from cacheengine.wire import (
+    Desired,
+    DesiredVersion,
+    Failure,
+    MountReport,
+    ResidencyState,
+    VersionReport,
+    Wire,
+)
+from lake.stores import Store
+
+MOST_FAILURES = 1000
+EVICTED = "evicted to make room for another version: warm it again"
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Status:
+    """What is known of a version on this node. retry_ns: not before then, after a failure; tries: failures in a row."""
+
+    desired: DesiredVersion
+    state: ResidencyState = "waiting"
+    files_total: int = 0
+    files_resident: int = 0
+    bytes_total: int = 0
+    bytes_resident: int = 0
+    rate_bps: float = 0.0
+    failures: tuple[Failure, ...] = ()
+    retry_ns: int = 0
+    tries: int = 0
+    checked_ns: int = 0
+    evicted: bool = False
+
+    def report(self) -> VersionReport:
+        return VersionReport(
+            dataset=self.desired.dataset,
+            tag=self.desired.tag,
+            version=self.desired.version,
+            list_id=self.desired.list_id,
+            state=self.state,
+            files_total=self.files_total,
+            files_resident=self.files_resident,
+            bytes_total=self.bytes_total,
+            bytes_resident=self.bytes_resident,
+            rate_bps=self.rate_bps,
+            failures=self.failures,
+        )
+
+
+class MountRecord(Wire):
+    """A view that the agent keeps mounted. packs: what its image may point at; remote: those that fetchfs serves."""
+
+    report: MountReport
+    only_warm: bool = False
+    packs: tuple[str, ...] = ()
+    remote: tuple[str, ...] = ()
+    mounted_ns: int = 0
+
+
+_MOUNTS = TypeAdapter(tuple[MountRecord, ...])
+_VERSIONS = TypeAdapter(tuple[DesiredVersion, ...])
+
+
+def key_of(desired: DesiredVersion) -> Key:
+    return Key(desired.dataset, desired.version, desired.list_id)
+
+
+@dataclass
+class Node:
+    """All that the parts of one agent share. lock: held for every look at or change of the fields below it; short.
+
+    space: held while leases are taken or bytes are taken away; mounting: by whoever mounts or unmounts. Order: mounting, space, lock.
+    """
+
+    config: NodeConfig
+    cache: Cache
+    store: Callable[[], Store]
+    boot_id: str
+    file_list: Callable[[DesiredVersion], list[str] | None] = lambda _: None
+    address: str = ""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    space: threading.RLock = field(default_factory=threading.RLock)
+    mounting: threading.RLock = field(default_factory=threading.RLock)
+    wake: threading.Event = field(default_factory=threading.Event)
+    ending: threading.Event = field(default_factory=threading.Event)
+    stop_warm: threading.Event = field(default_factory=threading.Event)
+    warming: Key | None = None
+    generation: int = -1
+    desired: dict[Key, DesiredVersion] = field(default_factory=dict)
+    statuses: dict[Key, Status] = field(default_factory=dict)
+    mounts: dict[str, MountRecord] = field(default_factory=dict)
+    mounted_ns: dict[str, int] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
+    last_errors: dict[str, str] = field(default_factory=dict)
+
+    def failed(self, part: str, error: BaseException) -> None:
+        """A background failure: into the log, a metric, and /healthz until the part works again."""
+        metrics.background_failures.labels(part).inc()
+        with self.lock:
+            known = self.last_errors.get(part)
+            self.last_errors[part] = str(error)
+        if known != str(error):  # once, not every few seconds
+            log.error("background_failure", part=part, error=str(error), kind=type(error).__name__)
+
+    def works(self, part: str) -> None:
+        with self.lock:
+            was = self.last_errors.pop(part, None)
+        if was is not None:
+            log.info("works_again", part=part)
+
+
+def _write(path: Path, adapter: TypeAdapter[tuple[Wire, ...]], values: Iterable[Wire]) -> None:
+    write_durably(path, adapter.dump_json(tuple(values), indent=1))
+
+
+def take_desired(node: Node, desired: Desired) -> None:
+    """Let the node desire exactly this. What is no longer desired is released; a new job makes a failed version try again.
+
+    Saved before it is told to anyone. Statuses change together with the generation, so that no report mixes two of them.
+    """
+    with node.lock:
+        fresh = {key_of(version): version for version in desired.versions}
+        write_durably(node.config.state_dir / "desired.json", desired.model_dump_json(indent=1).encode())
+        for key, version in fresh.items():
+            status = node.statuses.setdefault(key, Status(version))
+            asked_again = version.job is not None and status.desired.job != version.job
+            status.desired = version
+            if status.state == "freeing" or (asked_again and status.state != "resident"):
+                node.statuses[key] = Status(version)
+            elif asked_again:
+                status.checked_ns = 0
+        for key, status in node.statuses.items():
+            if key not in fresh:
+                status.state, status.failures, status.rate_bps = "freeing", (), 0.0
+        node.desired, node.generation = fresh, desired.generation
+        save_releasing(node)
+        if node.warming is not None and node.warming not in fresh:
+            node.stop_warm.set()
+    metrics.generation.set(desired.generation)
+    log.info("desired_taken", generation=desired.generation, versions=len(fresh))
+    node.wake.set()
+
+
+def save_releasing(node: Node) -> None:
+    """So that a killed agent still knows what it was letting go."""
+    with node.lock:
+        freeing = [status.desired for status in node.statuses.values() if status.state == "freeing"]
+        _write(node.config.state_dir / "releasing.json", _VERSIONS, freeing)  # type: ignore[arg-type]
+
+
+def save_mounts(node: Node) -> None:
+    with node.lock:
+        _write(node.config.state_dir / "mounts.json", _MOUNTS, node.mounts.values())  # type: ignore[arg-type]
+
+
+def load_state(node: Node) -> None:
+    """What a former agent of this node left. A damaged file is told and left out: control, or the kernel, knows it too."""
+    folder = node.config.state_dir
+    try:
+        desired = Desired.model_validate_json((folder / "desired.json").read_bytes())
+        node.desired = {key_of(version): version for version in desired.versions}
+        node.generation = desired.generation
+        node.statuses = {key: Status(version) for key, version in node.desired.items()}
+    except FileNotFoundError:
+        pass
+    except ValidationError as error:
+        node.failed("state", error)
+    try:
+        for version in _VERSIONS.validate_json((folder / "releasing.json").read_bytes()):
+            if key_of(version) not in node.desired:
+                node.statuses[key_of(version)] = Status(version, state="freeing")
+    except FileNotFoundError:
+        pass
+    except ValidationError as error:
+        node.failed("state", error)
+    try:
+        records = _MOUNTS.validate_json((folder / "mounts.json").read_bytes())
+        node.mounts = {record.report.target: record for record in records}
+        node.mounted_ns = {record.report.version: record.mounted_ns for record in records}
+    except FileNotFoundError:
+        pass
+    except ValidationError as error:
+        node.failed("state", error)
+
+
+def leased_packs(node: Node) -> set[str]:
+    """Packs that mounted images point at: never touched."""
+    with node.lock:
+        return {pack for record in node.mounts.values() for pack in record.packs}
+
+
+def saved_wants(node: Node) -> dict[Key, wants.Want]:
+    """What is known, from files of this node, of every desired version."""
+    with node.lock:
+        keys = list(node.desired)
+    found = {key: wants.load_want(node.config.views, key.version, key.list_id) for key in keys}
+    return {key: want for key, want in found.items() if want is not None}
+
+
+def now_ns() -> int:
+    return time.time_ns()

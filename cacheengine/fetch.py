@@ -1,0 +1,292 @@
+"""Fetch: missing members of packs → few ranged requests → each member's hash checked → written → synced → marked.
+
+Bytes are checked before they are written, so a wrong byte never reaches a pack. Near members come in one request (gaps up to GAP, at
+most REQUEST bytes); a member longer than that is streamed and checked at its end, and not marked when wrong. At most `concurrency`
+requests are in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from blake3 import blake3
+
+from cacheengine import metrics, packcache
+from cacheengine.errors import Busy, FetchFailed
+from cacheengine.have import Ints, make
+from cacheengine.packcache import CacheDir
+from cacheengine.wanted import PackWant
+from lake import stores
+from lake.errors import Explained, NotFound, StoreDown
+from lake.packs import pack_key
+from lake.stores import Store
+
+GAP = 256 << 10
+REQUEST = 8 << 20
+TRIES = 3
+MARK_EVERY_S = 2.0
+MARK_EVERY_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One request: bytes [offset, offset + length) with the members [first, last) in them."""
+
+    offset: int
+    length: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class PackJob:
+    """Members to fetch of one pack (each offset once, ascending), and the directory where space is reserved."""
+
+    want: PackWant
+    directory: CacheDir
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A member that could not be made resident, by pack and offset."""
+
+    pack: str
+    offset: int
+    cause: str
+
+
+def plan(offset: Ints, length: Ints, gap: int = GAP, most: int = REQUEST) -> list[Piece]:
+    """Requests for members in ascending order of offset: near ones together, none longer than `most` but for a single member."""
+    if not len(offset):
+        return []
+    pieces: list[Piece] = []
+    first, start, end = 0, int(offset[0]), int(offset[0] + length[0])
+    for row, (at, size) in enumerate(zip(offset.tolist(), length.tolist(), strict=True)):
+        if at - end > gap or max(end, at + size) - start > most:
+            if row > first:
+                pieces.append(Piece(start, end - start, first, row))
+            first, start, end = row, at, at + size
+        end = max(end, at + size)
+    pieces.append(Piece(start, end - start, first, len(offset)))
+    return pieces
+
+
+def _get(store: Store, key: str, offset: int, length: int) -> bytes:
+    """A range, tried again when the store is away for a moment. Raises NotFound, StoreDown."""
+    for attempt in range(TRIES):
+        try:
+            data = stores.get_range(store, key, offset, length)
+        except StoreDown:
+            if attempt + 1 == TRIES:
+                raise
+            metrics.store_retries.inc()
+            time.sleep(0.2 * 4**attempt)
+            continue
+        finally:
+            metrics.store_requests.inc()
+        metrics.store_bytes.inc(len(data))
+        return data
+    raise AssertionError
+
+
+def fetch_piece(store: Store, want: PackWant, piece: Piece, fd: int) -> list[Bad]:
+    """Fetch one request's members, check and write them; those whose bytes are wrong twice. Raises NotFound, StoreDown, OSError."""
+    if piece.last - piece.first == 1 and piece.length > REQUEST:
+        return _fetch_long(store, want, piece.first, fd)
+    rows = list(range(piece.first, piece.last))
+    for _ in range(2):
+        data = memoryview(_get(store, pack_key(want.pack), piece.offset, piece.length))
+        rows = _write_good(want, piece, rows, data, fd)
+        if not rows:
+            return []
+        metrics.store_retries.inc()  # it may have been the way, not the store: once more
+    metrics.members_bad.inc(len(rows))
+    return [_bad(store, want, row) for row in rows]
+
+
+def _bad(store: Store, want: PackWant, row: int) -> Bad:
+    cause = f"its bytes in {pack_key(want.pack)} of store {store.name} do not have its content id"
+    return Bad(want.pack, int(want.offset[row]), cause)
+
+
+def _write_good(want: PackWant, piece: Piece, rows: list[int], data: memoryview, fd: int) -> list[int]:
+    """Write members with the right hash, neighbours together; the rows of the others."""
+    bad, good = [], []
+    for row in rows:
+        start = int(want.offset[row]) - piece.offset
+        end = start + int(want.length[row])
+        if blake3(data[start:end]).digest() == want.content_id[row].tobytes():
+            good.append((start, end))
+        else:
+            bad.append(row)
+    for start, end in good:
+        _write(fd, data[start:end], piece.offset + start)
+    return bad
+
+
+def _write(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _fetch_long(store: Store, want: PackWant, row: int, fd: int) -> list[Bad]:
+    offset, length = int(want.offset[row]), int(want.length[row])
+    for _ in range(2):
+        digest = blake3()
+        for at in range(0, length, REQUEST):
+            data = _get(store, pack_key(want.pack), offset + at, min(REQUEST, length - at))
+            digest.update(data)
+            _write(fd, memoryview(data), offset + at)
+        if digest.digest() == want.content_id[row].tobytes():
+            return []
+        metrics.store_retries.inc()
+    metrics.members_bad.inc()
+    return [_bad(store, want, row)]
+
+
+Marked = Callable[[PackWant, Ints], None]
+
+
+@dataclass
+class _Session:
+    """A pack being fetched. pending: rows written and not marked yet; left: requests that have not ended."""
+
+    job: PackJob
+    fd: int
+    epoch: int
+    left: int
+    marked: Marked
+    pending: list[Ints] = field(default_factory=list)
+    bytes_pending: int = 0
+    last_mark: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    marking: threading.Lock = field(default_factory=threading.Lock)
+
+    def ended(self, rows: Ints, size: int) -> None:
+        """A request ended and these rows are written: mark when it was the last one, or when enough has come together."""
+        with self.lock:
+            self.pending.append(rows)
+            self.bytes_pending += size
+            self.left -= 1
+            is_last = self.left == 0
+            due = self.bytes_pending >= MARK_EVERY_BYTES or time.monotonic() - self.last_mark >= MARK_EVERY_S
+        if is_last or due:
+            self.mark()
+        if is_last:
+            os.close(self.fd)
+
+    def mark(self) -> None:
+        with self.marking:
+            with self.lock:
+                taken, self.pending = self.pending, []
+                self.bytes_pending, self.last_mark = 0, time.monotonic()
+            rows = np.concatenate([np.empty(0, np.int64), *taken])
+            if len(rows):
+                want = self.job.want
+                new = make(want.offset[rows], want.length[rows], want.head[rows], self.epoch)
+                packcache.mark(self.job.directory, want.pack, want.size, self.fd, new)
+                self.marked(want, rows)
+
+
+class _Abort:
+    """Why all of it ends early. kept to the first reason."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop, self.reason = stop, ""
+
+    def __call__(self, reason: str) -> None:
+        self.reason = self.reason or reason
+
+    @property
+    def now(self) -> bool:
+        return bool(self.reason) or self.stop.is_set()
+
+
+def fetch(
+    store: Store,
+    jobs: Iterable[PackJob],
+    concurrency: int,
+    marked: Marked = lambda want, rows: None,
+    stop: threading.Event | None = None,
+) -> list[Bad]:
+    """Make the members of all jobs resident; those that could not be. Space must be reserved before.
+
+    marked(want, rows): called from worker threads after rows of a job's want were marked. stop: ends it early; what was marked stays.
+    Raises FetchFailed when the store is away (what was marked stays), or the disk fails.
+    """
+    abort = _Abort(stop or threading.Event())
+    bad: list[Bad] = []
+    gate = threading.Semaphore(concurrency + 2)
+
+    def run(session: _Session, piece: Piece) -> None:
+        want, rows = session.job.want, np.empty(0, np.int64)
+        try:
+            if not abort.now:
+                wrong = fetch_piece(store, want, piece, session.fd)
+                bad.extend(wrong)
+                rows = np.arange(piece.first, piece.last)
+                rows = rows[~np.isin(want.offset[rows], [one.offset for one in wrong])]
+        except NotFound as error:
+            bad.extend(Bad(want.pack, int(at), str(error)) for at in want.offset[piece.first : piece.last])
+        except (Explained, OSError) as error:
+            abort(str(error))
+        finally:
+            try:
+                session.ended(rows, piece.length)
+            except Busy as error:
+                bad.extend(Bad(want.pack, int(at), str(error)) for at in want.offset[rows])
+            except OSError as error:
+                abort(f"{session.job.directory.path}: {error.strerror}")
+            gate.release()
+
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="fetch") as pool:
+        for session, piece in _pieces(jobs, marked, abort):
+            gate.acquire()
+            pool.submit(run, session, piece)
+    if abort.reason:
+        raise FetchFailed(
+            "fetch", abort.reason, "what is there stays; the node goes on when it answers again"
+        )
+    return bad
+
+
+def _pieces(jobs: Iterable[PackJob], marked: Marked, abort: _Abort) -> Iterator[tuple[_Session, Piece]]:
+    for job in jobs:
+        if abort.now:
+            return
+        pieces = plan(job.want.offset, job.want.length)
+        if not pieces:
+            continue
+        fd = packcache.open_pack(job.directory, job.want.pack, job.want.size)
+        before = packcache.epoch(job.directory, job.want.pack)
+        session = _Session(job, fd, before, len(pieces), marked)
+        for piece in pieces:
+            yield session, piece
+
+
+def unique_members(want: PackWant) -> tuple[PackWant, Ints]:
+    """The members of a want, each once, ascending, and how many rows each stands for.
+
+    Rows at one offset that disagree about its bytes cannot all be right: each (offset, length, content id) is kept, in order, and those
+    that are wrong fail their check.
+    """
+    order = np.lexsort((want.head, want.length, want.offset))
+    sorted_want = want.take(order)
+    if len(order) == 0:
+        return sorted_want, np.empty(0, np.int64)
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (
+        (np.diff(sorted_want.offset) != 0)
+        | (np.diff(sorted_want.length) != 0)
+        | (sorted_want.head[1:] != sorted_want.head[:-1])
+    )
+    starts = np.append(np.flatnonzero(new), len(order))
+    counts = np.diff(starts)
+    return sorted_want.take(new), counts

@@ -1,0 +1,393 @@
+"""Cached packs: sparse files in several directories, each with a quota that the disk itself tells (allocated blocks).
+
+    <dir>/packs/<2 hex>/<pack>.tar      the pack; holes where nothing was wanted
+    <dir>/packs/<2 hex>/<pack>.have     which members are resident (see have.py)
+    <dir>/packs/<2 hex>/.lock           held while records of these packs change; several processes write packs
+    <dir>/views/<version>.erofs         images
+
+Because usage is what the disk has allocated, a reservation made by one process counts for all, and survives a crash.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cacheengine import have as haves
+from cacheengine import metrics
+from cacheengine.errors import Busy, NoSpace
+from cacheengine.have import Have, Ints, Mask
+from cacheengine.node import CacheDirConfig
+from cacheengine.wanted import PackWant
+from cacheengine.wire import DirReport, Medium
+from lake.canonical import is_hash
+from lake.errors import Refused
+
+BLOCK = 4096
+INODES_KEPT = 1000
+_RANK: Mapping[Medium, int] = {"mem": 0, "nvme": 1, "ssd": 2, "hdd": 3}
+_PUNCH = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+@dataclass(frozen=True)
+class CacheDir:
+    """quota in bytes; high and low are shares of it."""
+
+    path: Path
+    medium: Medium
+    quota: int
+    high: float
+    low: float
+
+
+@dataclass(frozen=True)
+class Cache:
+    dirs: tuple[CacheDir, ...]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What is missing of one pack: members as offsets and sizes (bytes), ascending. size: of the whole pack."""
+
+    pack: str
+    size: int
+    offset: Ints
+    length: Ints
+
+
+def open_cache(dirs: Iterable[CacheDirConfig]) -> Cache:
+    """Make the directories, and clear what a killed process left half-written. Raises Refused."""
+    opened = []
+    for config in dirs:
+        path = config.path.absolute()
+        try:
+            (path / "packs").mkdir(parents=True, exist_ok=True)
+            (path / "views").mkdir(exist_ok=True)
+        except OSError as error:
+            raise Refused(
+                f"the cache directory {path}", error.strerror or str(error), "correct the node's cache_dirs"
+            ) from error
+        opened.append(CacheDir(path, config.medium, int(config.quota), config.high, config.low))
+    return Cache(tuple(opened))
+
+
+def pack_path(directory: CacheDir, pack: str) -> Path:
+    """Raises Refused when this is no pack id: it becomes a path."""
+    if not is_hash(pack):
+        raise Refused(f"the pack {pack[:80]!r}", "its id is not 64 hex digits")
+    return directory.path / "packs" / pack[:2] / f"{pack}.tar"
+
+
+def have_path(directory: CacheDir, pack: str) -> Path:
+    return pack_path(directory, pack).with_suffix(".have")
+
+
+def find_pack(cache: Cache, pack: str) -> CacheDir | None:
+    """The directory that holds the pack, or a part of it."""
+    return next((d for d in cache.dirs if pack_path(d, pack).exists()), None)
+
+
+@contextmanager
+def locked(directory: CacheDir, pack: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold the records of packs with this prefix still, against all threads and processes."""
+    path = pack_path(directory, pack).parent / ".lock"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def load_have(cache: Cache, pack: str, size: int | None = None) -> Have:
+    """What is resident of a pack; nothing when its file is gone or not as long as it should be."""
+    directory = find_pack(cache, pack)
+    if directory is None:
+        return haves.NOTHING
+    if size is not None and pack_path(directory, pack).stat().st_size != size:
+        return haves.NOTHING
+    return haves.load(have_path(directory, pack), size)
+
+
+def resident(cache: Cache, want: PackWant) -> Mask:
+    """For each row of the want, whether it is resident and checked."""
+    return haves.contains(load_have(cache, want.pack, want.size), want.offset, want.length, want.head)
+
+
+def open_pack(directory: CacheDir, pack: str, size: int) -> int:
+    """A descriptor to read and write the pack's file, which is made, sparse, when it is not there. Caller closes."""
+    path = pack_path(directory, pack)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(directory, pack):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if os.fstat(fd).st_size != size:
+                # a leftover of a crash between making and sizing it: no record can speak of it
+                have_path(directory, pack).unlink(missing_ok=True)
+                os.ftruncate(fd, size)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def epoch(directory: CacheDir, pack: str) -> int:
+    """To be taken before bytes are written, and given to `mark` after."""
+    return haves.read_epoch(have_path(directory, pack))
+
+
+def mark(directory: CacheDir, pack: str, size: int, fd: int, new: Have) -> None:
+    """Say that these members, written through `fd` and checked, are resident: data to disk first, then the record.
+
+    new.epoch: as it was before they were written. Raises Busy when bytes were taken from the pack meanwhile, or it was replaced.
+    """
+    os.fdatasync(fd)
+    with locked(directory, pack):
+        known = haves.load(have_path(directory, pack), size)
+        try:
+            same = os.path.samestat(pack_path(directory, pack).stat(), os.fstat(fd))
+        except FileNotFoundError:
+            same = False
+        if not same or known.epoch != new.epoch:
+            raise Busy(f"the pack {pack[:12]}", "room was made in it while it was written", "fetch it again")
+        haves.save(have_path(directory, pack), haves.union(known, new), size)
+    metrics.members_marked.inc(len(new))
+
+
+def keep_only(directory: CacheDir, pack: str, keep: Have) -> int:
+    """Take away all but the resident members of `keep`; what that freed, in bytes. Record first, then the bytes.
+
+    Never for a pack that a mounted image points at.
+    """
+    path, record = pack_path(directory, pack), have_path(directory, pack)
+    with locked(directory, pack):
+        try:
+            before = path.stat()
+        except FileNotFoundError:
+            record.unlink(missing_ok=True)
+            return 0
+        known = haves.load(record, before.st_size)
+        kept = haves.common(known, keep)
+        if not len(kept):
+            record.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            return before.st_blocks * 512
+        haves.save(record, Have(kept.offset, kept.size, kept.head, known.epoch + 1), before.st_size)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for start, end in _holes(kept, before.st_size):
+                punch(fd, start, end)
+            return max(0, before.st_blocks - os.fstat(fd).st_blocks) * 512
+        finally:
+            os.close(fd)
+
+
+def _holes(kept: Have, size: int) -> Iterator[tuple[int, int]]:
+    """Block-aligned (start, end) of all that no kept member touches."""
+    position = 0
+    for start, length in zip(kept.offset.tolist(), kept.size.tolist(), strict=True):
+        if start // BLOCK * BLOCK > position:
+            yield position, start // BLOCK * BLOCK
+        position = max(position, -(-(start + length) // BLOCK) * BLOCK)
+    if position < size:
+        yield position, size
+
+
+def punch(fd: int, start: int, end: int) -> None:
+    """Give the blocks of [start, end) back to the disk; they read as zeros after."""
+    if end > start and _LIBC.fallocate(fd, _PUNCH, start, end - start) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def packs_on_disk(directory: CacheDir) -> dict[str, tuple[int, int]]:
+    """pack → (allocated bytes, when its record last changed in ns) of all packs of a directory."""
+    found: dict[str, tuple[int, int]] = {}
+    for path in (directory.path / "packs").glob("??/*.tar"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        try:
+            changed = path.with_suffix(".have").stat().st_mtime_ns
+        except FileNotFoundError:
+            changed = status.st_mtime_ns
+        if is_hash(path.stem):
+            found[path.stem] = (status.st_blocks * 512, changed)
+    return found
+
+
+def used(directory: CacheDir) -> int:
+    """Allocated bytes of everything below the directory."""
+    total, folders = 0, [directory.path]
+    while folders:
+        try:
+            entries = list(os.scandir(folders.pop()))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                else:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _disk(directory: CacheDir) -> tuple[int, bool]:
+    """(bytes that may still be taken from the disk, whether it has inodes): a share of every disk is left alone."""
+    status = os.statvfs(directory.path)
+    kept = min(256 << 20, status.f_blocks * status.f_frsize // 50)
+    return max(
+        0, status.f_bavail * status.f_frsize - kept
+    ), not status.f_files or status.f_favail > INODES_KEPT
+
+
+def room(directory: CacheDir) -> int:
+    """Bytes that still fit: by quota and by the disk."""
+    free, has_inodes = _disk(directory)
+    return max(0, min(directory.quota - used(directory), free)) if has_inodes else 0
+
+
+def report(directory: CacheDir) -> DirReport:
+    taken = used(directory)
+    metrics.cache_used.labels(str(directory.path)).set(taken)
+    metrics.cache_quota.labels(str(directory.path)).set(directory.quota)
+    return DirReport(
+        path=str(directory.path),
+        medium=directory.medium,
+        quota=directory.quota,
+        used=taken,
+        free_on_disk=_disk(directory)[0],
+    )
+
+
+def blocks_of(need: Need) -> int:
+    """Bytes that the missing members take on disk."""
+    return int((-(-need.length // BLOCK) * BLOCK).sum())
+
+
+def slack(directory: CacheDir, pack: str) -> int:
+    """Bytes allocated to a pack that no resident member takes: an earlier reservation, which is not paid twice."""
+    allocated = pack_path(directory, pack).stat().st_blocks * 512
+    known = haves.load(have_path(directory, pack))
+    return max(0, int(allocated - (-(-known.size // BLOCK) * BLOCK).sum()))
+
+
+def reserve(
+    cache: Cache,
+    needs: Sequence[Need],
+    what: str,
+    make_room: Callable[[int], bool],
+    advice: Callable[[], str],
+) -> dict[str, CacheDir]:
+    """Take the space of all needs before the first byte; pack → directory.
+
+    what: who asks, for the error. make_room(bytes): asked to evict at least so much of what may go; False when nothing is left
+    to evict. advice: what a person could do. Raises NoSpace, and then nothing stays reserved.
+    """
+    with _cache_locked(cache):
+        while True:
+            placed, short, available = _place(cache, needs)
+            if not short:
+                break
+            if not make_room(short):
+                metrics.no_space.inc()
+                total = sum(blocks_of(need) for need in needs)
+                raise NoSpace(
+                    what,
+                    f"it needs {total} bytes, {available} are available in "
+                    + ", ".join(f"{d.path} (quota {d.quota})" for d in cache.dirs),
+                    advice(),
+                )
+        done: list[Need] = []
+        try:
+            for need in needs:
+                done.append(need)
+                _allocate(placed[need.pack], need)
+        except OSError as error:
+            for need in done:
+                _give_back(placed[need.pack], need)
+            metrics.no_space.inc()
+            raise NoSpace(what, f"the disk said: {error.strerror}", advice()) from error
+    return placed
+
+
+@contextmanager
+def _cache_locked(cache: Cache) -> Iterator[None]:
+    """One reservation at a time, over all processes."""
+    fd = os.open(cache.dirs[0].path / ".reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _place(cache: Cache, needs: Sequence[Need]) -> tuple[dict[str, CacheDir], int, int]:
+    """(pack → directory, bytes that found no place, bytes there were): where the pack lies, else the fastest with room."""
+    left = {directory.path: room(directory) for directory in cache.dirs}
+    available, short = sum(left.values()), 0
+    placed: dict[str, CacheDir] = {}
+    for need in needs:
+        home = find_pack(cache, need.pack)
+        size = blocks_of(need)
+        if home is not None:
+            size = max(0, size - slack(home, need.pack))
+            fitting = [home] if left[home.path] >= size else []
+        else:
+            fitting = [directory for directory in cache.dirs if left[directory.path] >= size]
+        if not fitting:
+            short += size
+            continue
+        chosen = min(fitting, key=lambda d: (_RANK[d.medium], -left[d.path]))
+        left[chosen.path] -= size
+        placed[need.pack] = chosen
+    return placed, short, available
+
+
+def _runs(need: Need) -> Iterator[tuple[int, int]]:
+    """(start, end) of the missing members in whole blocks, near ones joined."""
+    start = end = -1
+    for offset, length in zip(need.offset.tolist(), need.length.tolist(), strict=True):
+        first, last = offset // BLOCK * BLOCK, min(need.size, -(-(offset + length) // BLOCK) * BLOCK)
+        if first <= end:
+            end = max(end, last)
+            continue
+        if end > start:
+            yield start, end
+        start, end = first, last
+    if end > start:
+        yield start, end
+
+
+def _allocate(directory: CacheDir, need: Need) -> None:
+    fd = open_pack(directory, need.pack, need.size)
+    try:
+        for start, end in _runs(need):
+            if _LIBC.fallocate(fd, 0, start, end - start) != 0:
+                code = ctypes.get_errno()
+                if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    return  # a file system without fallocate: the quota has been checked, the disk will tell
+                raise OSError(code, os.strerror(code))
+    finally:
+        os.close(fd)
+
+
+def _give_back(directory: CacheDir, need: Need) -> None:
+    """Undo a reservation that failed half-way: blocks of missing members, which no record speaks of."""
+    keep_only(directory, need.pack, haves.load(have_path(directory, need.pack), need.size))

@@ -1,0 +1,352 @@
+"""Reads of packs that are not resident: whole members are fetched, checked and written before a byte of them is given.
+
+The members are those of the pack's own list (one request to the tail of the object, then kept on the node), because the kernel
+reads ahead over members that no view asked for, and keeps what it got. Where a version that this node knows says what a
+member's content id is, the version is believed. Marks are made in the background: bytes that are written and not yet marked when the
+process is killed are fetched again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import structlog
+
+from cacheengine import fetch, metrics, packcache, wanted
+from cacheengine import have as haves
+from cacheengine.errors import Busy, FetchFailed
+from cacheengine.have import Mask
+from cacheengine.node import node_store, read_node_file
+from cacheengine.packcache import Cache, CacheDir, Need, open_cache
+from cacheengine.wanted import PackWant
+from lake import stores
+from lake.config import load_config
+from lake.errors import Corrupt, Explained, NotFound
+from lake.packs import pack_key, read_members
+from lake.stores import Store
+
+FLUSH_EVERY_S = 2.0
+FLUSH_BYTES = 64 << 20
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class _Pack:
+    """A pack in use. there: members that are on disk, marked or not; pending: written and not yet marked; busy: being fetched.
+
+    `there` holds while the file is the one behind `fd` and no bytes were taken from it (epoch).
+    """
+
+    want: PackWant
+    directory: CacheDir
+    fd: int
+    epoch: int
+    there: Mask
+    pending: Mask
+    busy: dict[int, threading.Event] = field(default_factory=dict)
+    pending_bytes: int = 0
+
+
+class ReadThrough:
+    """All packs of a node for readers in this process; every method may be called from many threads.
+
+    views: the saved rows of versions (see wanted.py). counts: file that tells the agent what was missed.
+    """
+
+    def __init__(self, cache: Cache, store: Store, views: Path, counts: Path | None = None) -> None:
+        self._cache, self._store, self._views, self._counts = cache, store, views, counts
+        self._members = views.parent / "members"
+        self._members.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._packs: dict[str, _Pack] = {}
+        self._loading: dict[str, threading.Lock] = {}
+        self._views_seen = -1
+        self._known: dict[str, list[tuple[wanted.Want, int]]] = {}
+        self.missed_bytes = 0
+        self._end, self._flush_now = threading.Event(), threading.Event()
+        self._flusher = threading.Thread(target=self._flush_loop, name="readthrough-marks", daemon=True)
+        self._flusher.start()
+
+    def open_pack(self, pack_id: str) -> tuple[int, Path]:
+        """(size of the whole pack in bytes, its file in the cache, sparse). Raises NotFound, StoreDown, Refused."""
+        pack = self._pack(pack_id)
+        return pack.want.size, packcache.pack_path(pack.directory, pack_id)
+
+    def make_resident(self, pack_id: str, offset: int, length: int) -> None:
+        """Return when every member that touches these bytes is on disk and has its hash.
+
+        Two readers of one member make one request. Raises FetchFailed, NotFound, StoreDown, NoSpace.
+        """
+        for _ in range(8):
+            pack = self._pack(pack_id)
+            rows = _touching(pack.want, offset, length)
+            with self._lock:
+                missing = rows[~pack.there[rows]]
+                if not len(missing):
+                    return
+                waits = [pack.busy[row] for row in missing.tolist() if row in pack.busy]
+                mine = np.array([row for row in missing.tolist() if row not in pack.busy], np.int64)
+                done = threading.Event()
+                pack.busy.update(dict.fromkeys(mine.tolist(), done))
+            try:
+                if len(mine):
+                    self._fetch(pack, mine)
+            finally:
+                with self._lock:
+                    for row in mine.tolist():
+                        pack.busy.pop(row, None)
+                done.set()
+            for event in waits:
+                event.wait()
+        raise FetchFailed(
+            f"the pack {pack_id[:12]}", "its bytes were taken away as fast as they came", "make room"
+        )
+
+    def read(self, pack_id: str, offset: int, length: int) -> bytes:
+        """These bytes of a pack, right or an error; what lies between members reads as zeros."""
+        for _ in range(8):
+            self.make_resident(pack_id, offset, length)
+            pack = self._pack(pack_id)
+            data = os.pread(pack.fd, length, offset)
+            rows = _touching(pack.want, offset, length)
+            with self._lock:
+                good = bool(pack.there[rows].all())
+            if good and _holds(pack):
+                return data
+        raise FetchFailed(
+            f"the pack {pack_id[:12]}", "its bytes were taken away as fast as they came", "make room"
+        )
+
+    def close(self) -> None:
+        """Mark what is pending and let the packs go."""
+        self._end.set()
+        self._flush_now.set()
+        self._flusher.join()
+        self.flush()
+        with self._lock:
+            self._packs.clear()
+
+    def flush(self) -> None:
+        """Mark what was fetched, and write the counts."""
+        with self._lock:
+            packs = [pack for pack in self._packs.values() if pack.pending.any()]
+        for pack in packs:
+            self._mark(pack)
+        if self._counts is not None:
+            value = {
+                "miss_bytes": self.missed_bytes,
+                "store_bytes": metrics.total(metrics.store_bytes),
+                "store_requests": metrics.total(metrics.store_requests),
+            }
+            haves.write_durably(self._counts, json.dumps(value).encode())
+
+    def _flush_loop(self) -> None:
+        written = -1
+        while not self._end.is_set():
+            self._flush_now.wait(FLUSH_EVERY_S)
+            self._flush_now.clear()
+            if self.missed_bytes == written:
+                continue
+            written = self.missed_bytes
+            try:
+                self.flush()
+            except (Explained, OSError) as error:
+                written = -1
+                metrics.background_failures.labels("readthrough").inc()
+                log.error("marks_failed", error=str(error))
+
+    def _mark(self, pack: _Pack) -> None:
+        with self._lock:
+            rows, pack.pending = np.flatnonzero(pack.pending), np.zeros_like(pack.pending)
+            pack.pending_bytes = 0
+        want = pack.want
+        new = haves.make(want.offset[rows], want.length[rows], want.head[rows], pack.epoch)
+        try:
+            packcache.mark(pack.directory, want.pack, want.size, pack.fd, new)
+        except Busy:
+            log.info("pack_changed", pack=want.pack)  # the next read loads it anew
+        except BaseException:
+            with self._lock:
+                pack.pending[rows] = True
+            raise
+
+    def _fetch(self, pack: _Pack, rows: haves.Ints) -> None:
+        want = pack.want.take(rows)
+        need = Need(want.pack, want.size, want.offset, want.length)
+        # room is made by the agent alone: it knows what is desired and mounted
+        packcache.reserve(
+            self._cache,
+            [need],
+            f"read of {want.pack[:12]}",
+            lambda _: False,
+            lambda: "free a version (`outlap free`), or give the node's cache_dirs a larger quota",
+        )
+        bad: list[fetch.Bad] = []
+        for piece in fetch.plan(want.offset, want.length):
+            bad += fetch.fetch_piece(self._store, want, piece, pack.fd)
+        failed = np.isin(want.offset, [one.offset for one in bad])
+        size = int(want.length[~failed].sum())
+        metrics.miss_bytes.inc(size)
+        with self._lock:
+            self.missed_bytes += size
+            pack.there[rows[~failed]] = True
+            pack.pending[rows[~failed]] = True
+            pack.pending_bytes += size
+            if pack.pending_bytes >= FLUSH_BYTES:
+                self._flush_now.set()
+        if bad:
+            raise FetchFailed(
+                f"byte {bad[0].offset} of the pack {want.pack[:12]}", bad[0].cause, "sync the version again"
+            )
+
+    def _pack(self, pack_id: str) -> _Pack:
+        """The pack as it is on disk now: loaded anew when bytes were taken from it or when a version was added."""
+        self._look_at_views()
+        with self._lock:
+            pack = self._packs.get(pack_id)
+            loading = self._loading.setdefault(pack_id, threading.Lock())
+        if pack is not None and _holds(pack):
+            return pack
+        with loading:
+            with self._lock:
+                current = self._packs.get(pack_id)
+            if current is not None and current is not pack and _holds(current):
+                return current
+            fresh = self._load(pack_id)
+            with self._lock:
+                self._packs[pack_id] = fresh
+            return fresh
+
+    def _load(self, pack_id: str) -> _Pack:
+        want = self._members_of(pack_id)
+        need = Need(pack_id, want.size, np.empty(0, np.int64), np.empty(0, np.int64))
+        home = packcache.find_pack(self._cache, pack_id)
+        if home is None:
+            home = packcache.reserve(self._cache, [need], pack_id, lambda _: False, lambda: "")[pack_id]
+        fd = packcache.open_pack(home, pack_id, want.size)
+        with packcache.locked(home, pack_id, shared=True):
+            known = haves.load(packcache.have_path(home, pack_id), want.size)
+        there = haves.contains(known, want.offset, want.length, want.head)
+        pack = _Pack(want, home, fd, known.epoch, there, np.zeros(len(there), np.bool_))
+        weakref.finalize(pack, os.close, fd)  # with its last user: another thread may be reading
+        return pack
+
+    def _look_at_views(self) -> None:
+        """Learn of versions whose rows were saved since: then all packs are loaded anew."""
+        try:
+            now = self._views.stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        with self._lock:
+            if now == self._views_seen:
+                return
+        known: dict[str, list[tuple[wanted.Want, int]]] = {}
+        for index in sorted(self._views.glob(f"[0-9a-f]*{wanted.INDEX_SUFFIX}")):
+            try:
+                want = wanted.read_index(index)
+            except (FileNotFoundError, Corrupt) as error:
+                log.warning("index_unusable", index=str(index), error=str(error))
+                continue
+            for place, part in enumerate(want.packs):
+                known.setdefault(part.id, []).append((want, place))
+        with self._lock:
+            changed = {p for p in known.keys() | self._known.keys() if known.get(p) != self._known.get(p)}
+            self._known, self._views_seen = known, now
+        for pack_id in changed:
+            self._forget(pack_id)
+
+    def _forget(self, pack_id: str) -> None:
+        with self._lock:
+            pack = self._packs.get(pack_id)
+        if pack is not None and pack.pending.any():
+            self._mark(pack)
+        with self._lock:
+            self._packs.pop(pack_id, None)
+
+    def _members_of(self, pack_id: str) -> PackWant:
+        """Every member of the pack; where a version names one, as the version says."""
+        key = pack_key(pack_id)
+        with self._lock:
+            wants = list(self._known.get(pack_id, ()))
+        size, table = self._listed(pack_id, key)
+        columns = [_want_of(pack_id, size, table)]
+        for want, place in wants:
+            try:
+                columns.append(wanted.read_pack(want, place))
+            except FileNotFoundError:
+                continue  # freed meanwhile
+        offset = np.concatenate([c.offset for c in columns])[::-1]
+        unique, at = np.unique(offset, return_index=True)  # of several at one offset the version's counts
+        merged = np.concatenate([c.length for c in columns])[::-1][at]
+        content = np.concatenate([c.content_id for c in columns])[::-1][at]
+        return PackWant(pack_id, size, unique, merged, content)
+
+    def _listed(self, pack_id: str, key: str) -> tuple[int, pa.Table]:
+        """(size of the pack, its own list of members), from this node or the store."""
+        kept = self._members / f"{pack_id}.parquet"
+        try:
+            table = pq.read_table(kept)
+            return int(table.schema.metadata[b"outlap.size"]), table
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+            pass
+        info = stores.head(self._store, key)
+        if info is None:
+            raise NotFound(key, f"it is not in store {self._store.name}", "sync the version again")
+        table = read_members(self._store, pack_id)
+        metrics.store_requests.inc(3)
+        kept_table = table.replace_schema_metadata({b"outlap.size": str(info.size).encode()})
+        with kept.with_name(f".{pack_id}.{os.getpid()}.{threading.get_ident()}.tmp").open("wb") as out:
+            pq.write_table(kept_table, out)
+        Path(out.name).replace(kept)
+        return info.size, table
+
+
+def _want_of(pack_id: str, size: int, table: pa.Table) -> PackWant:
+    """Raises Corrupt when the list names bytes outside the pack or a content id that is none."""
+    offset = table["offset"].to_numpy().astype(np.int64)
+    length = table["size"].to_numpy().astype(np.int64)
+    if (offset < 0).any() or (length < 0).any() or (offset > size - length).any():
+        raise Corrupt(pack_key(pack_id), "its list names bytes outside of it", "ingest the drive again")
+    try:
+        text = bytes.fromhex("".join(table["content_id"].to_pylist()))
+        content = np.frombuffer(text, np.uint8).reshape(table.num_rows, 32)
+    except (ValueError, TypeError) as error:
+        raise Corrupt(
+            pack_key(pack_id), "its list has a content id that is no hash", "ingest the drive again"
+        ) from error
+    return PackWant(pack_id, size, offset, length, content)
+
+
+def _touching(want: PackWant, offset: int, length: int) -> haves.Ints:
+    """Rows of members with a byte in [offset, offset + length). Members are in order and do not overlap, but for wrong ones."""
+    last = int(np.searchsorted(want.offset, offset + length, "left"))
+    ends = want.offset[:last] + want.length[:last]
+    return np.flatnonzero(ends > offset)
+
+
+def _holds(pack: _Pack) -> bool:
+    """Whether what we know of the pack is still true: same file, nothing taken away."""
+    path = packcache.pack_path(pack.directory, pack.want.pack)
+    try:
+        same = os.path.samestat(path.stat(), os.fstat(pack.fd))
+    except FileNotFoundError:
+        return False
+    return same and packcache.epoch(pack.directory, pack.want.pack) == pack.epoch
+
+
+def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
+    """For a process that the agent starts with `--node-config`: settings from its file, stores from the configuration."""
+    node = read_node_file(node_file)
+    cache, store = open_cache(node.cache_dirs), node_store(load_config(), node)
+    folder = node.state_dir / "counts"
+    folder.mkdir(parents=True, exist_ok=True)
+    return ReadThrough(cache, store, node.views, folder / f"{name}.json")

@@ -1,0 +1,268 @@
+"""What a version (or a file list of it) wants of which packs, kept on the node so that neither store nor control is needed again.
+
+    <state>/views/<version>[-<list>].parquet         rows sorted by path: for images and trees
+    <state>/views/<version>[-<list>].packs.parquet   the same rows by pack and offset, one row group a pack; written last
+
+The second is an index: its footer names the packs, and one pack is read at a time, so that ten million files stay on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cacheengine.have import Have, Heads, Ints, Mask, make
+from lake import versions
+from lake.canonical import is_hash
+from lake.errors import Corrupt, NotFound, Refused
+from lake.stores import Store
+
+INDEX_SUFFIX = ".packs.parquet"
+_LIST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_META = b"outlap.want"
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class PackWant:
+    """Rows of one pack, ascending by offset: offset and length in bytes, content_id (n, 32) uint8. size: of the whole pack.
+
+    Two paths of the same content are two rows of one member.
+    """
+
+    pack: str
+    size: int
+    offset: Ints
+    length: Ints
+    content_id: npt.NDArray[np.uint8]
+
+    @property
+    def head(self) -> Heads:
+        """First 8 bytes of each content id, as the have records hold them."""
+        return np.ascontiguousarray(self.content_id[:, :8]).view("<u8").reshape(-1)
+
+    def take(self, rows: Mask | Ints) -> PackWant:
+        return PackWant(self.pack, self.size, self.offset[rows], self.length[rows], self.content_id[rows])
+
+    def keys(self) -> Have:
+        """The members as a have record would list them."""
+        return make(self.offset, self.length, self.head)
+
+
+@dataclass(frozen=True)
+class PackPart:
+    """One pack of a want. size: of the whole pack; files and bytes: what is wanted of it."""
+
+    id: str
+    size: int
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Want:
+    """files and bytes: N of N. packs: in the order of the index. rows, index: the files above."""
+
+    version: str
+    list_id: str | None
+    files: int
+    bytes: int
+    packs: tuple[PackPart, ...]
+    rows: Path
+    index: Path
+
+
+def rows_path(views: Path, version: str, list_id: str | None = None) -> Path:
+    """Raises Refused for what is no version or list id: both come over the wire and become a path."""
+    if not is_hash(version) or (list_id is not None and not _LIST_ID.fullmatch(list_id)):
+        raise Refused(f"the version {version[:80]!r} with list {list_id!r}", "these are no ids")
+    return views / (f"{version}-{list_id}.parquet" if list_id else f"{version}.parquet")
+
+
+def index_path(views: Path, version: str, list_id: str | None = None) -> Path:
+    return rows_path(views, version, list_id).with_suffix(INDEX_SUFFIX)
+
+
+def load_want(views: Path, version: str, list_id: str | None = None) -> Want | None:
+    """The want as saved on this node; None when it is not there, or not whole."""
+    rows, index = rows_path(views, version, list_id), index_path(views, version, list_id)
+    try:
+        want = read_index(index)
+    except (FileNotFoundError, Corrupt):
+        return None
+    if not rows.exists() or (want.version, want.list_id) != (version, list_id):
+        return None
+    return want
+
+
+def read_index(index: Path) -> Want:
+    """The want whose index this is. Raises FileNotFoundError, Corrupt."""
+    try:
+        with index.open("rb") as file:
+            value = json.loads(pq.read_schema(file).metadata[_META])
+        packs = tuple(PackPart(*part) for part in value["packs"])
+        rows = index.with_name(index.name.removesuffix(INDEX_SUFFIX) + ".parquet")
+        return Want(value["version"], value["list_id"], value["files"], value["bytes"], packs, rows, index)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise Corrupt(
+            str(index), f"it is no index of a version: {error}", "it is made again by itself"
+        ) from error
+
+
+def save_want(
+    store: Store, views: Path, version: str, list_id: str | None = None, paths: Collection[str] | None = None
+) -> Want:
+    """Read the version's rows from the store (checked there) and save them; with `paths`, only these.
+
+    Raises NotFound (no such version here, or paths that it does not have), Corrupt, StoreDown.
+    """
+    available = versions.read_available(store, version)
+    sizes = {use.id: use.size for use in available.packs}
+    chosen = None if paths is None else pa.array(sorted(set(paths)), pa.string())
+    views.mkdir(parents=True, exist_ok=True)
+    rows, index = rows_path(views, version, list_id), index_path(views, version, list_id)
+    mine = f"{os.getpid()}-{threading.get_ident()}.tmp"
+    part_rows, part_index = rows.with_name(f".{rows.name}.{mine}"), index.with_name(f".{index.name}.{mine}")
+    try:
+        table = _write_rows(store, version, chosen, part_rows)
+        if chosen is None and (table.num_rows, _sum(table["size"])) != (available.files, available.bytes):
+            raise Corrupt(
+                f"the version {version[:12]}", "its rows are not those that were published", "verify it"
+            )
+        if chosen is not None and table.num_rows != len(chosen):
+            missing = chosen.filter(pc.invert(pc.is_in(chosen, table["path"].combine_chunks()))).to_pylist()
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            raise NotFound(
+                f"{', '.join(missing[:_NAMED])}{more} in version {version[:12]}",
+                "the file list names paths that the version does not have",
+                "correct the list",
+            )
+        packs = _write_index(table, version, list_id, sizes, part_index)
+        part_rows.replace(rows)
+        part_index.replace(index)
+    finally:
+        part_rows.unlink(missing_ok=True)
+        part_index.unlink(missing_ok=True)
+    return Want(version, list_id, table.num_rows, _sum(table["size"]), packs, rows, index)
+
+
+def _sum(column: pa.ChunkedArray) -> int:
+    return int(pc.sum(column).as_py() or 0)
+
+
+def _write_rows(store: Store, version: str, chosen: pa.Array | None, out: Path) -> pa.Table:
+    """Write rows as they stream in; path, pack (dictionary), offset, size, content_id of all for the index."""
+    kept, writer = [], None
+    try:
+        for part in versions.rows(store, version):
+            if chosen is not None:
+                part = part.filter(pc.is_in(part["path"], chosen))
+            names = ["path", "size", "pack", "offset"]
+            if "timestamp_ns" in part.schema.names:
+                names.append("timestamp_ns")
+            writer = writer or pq.ParquetWriter(out, part.select(names).schema, compression="zstd")
+            writer.write_table(part.select(names), row_group_size=1 << 18)
+            kept.append(part.select(["path", "pack", "offset", "size", "content_id"]))
+    finally:
+        if writer is not None:
+            writer.close()
+    if not kept:
+        raise Corrupt(f"the version {version[:12]}", "it has no rows", "publish it again")
+    return pa.concat_tables(kept)
+
+
+def _write_index(
+    table: pa.Table, version: str, list_id: str | None, sizes: dict[str, int], out: Path
+) -> tuple[PackPart, ...]:
+    """Sort by pack and offset, one row group a pack."""
+    ordered = table.sort_by([("pack", "ascending"), ("offset", "ascending"), ("path", "ascending")])
+    counts = ordered.group_by("pack").aggregate([("size", "count"), ("size", "sum")]).sort_by("pack")
+    packs = tuple(
+        PackPart(pack, sizes[pack], files, total or 0)
+        for pack, files, total in zip(
+            *(counts[name].to_pylist() for name in ("pack", "size_count", "size_sum")), strict=True
+        )
+    )
+    value = {
+        "version": version,
+        "list_id": list_id,
+        "files": table.num_rows,
+        "bytes": _sum(table["size"]),
+        "packs": [[part.id, part.size, part.files, part.bytes] for part in packs],
+    }
+    columns = ordered.drop_columns(["pack"])
+    schema = columns.schema.with_metadata({_META: json.dumps(value).encode()})
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        start = 0
+        for part in packs:
+            writer.write_table(columns.slice(start, part.files), row_group_size=max(1, part.files))
+            start += part.files
+    with out.open("rb") as file:
+        os.fsync(file.fileno())
+    return packs
+
+
+def read_pack(want: Want, place: int) -> PackWant:
+    """Rows of the pack at that place of want.packs. Raises Corrupt, FileNotFoundError."""
+    part = want.packs[place]
+    table = _row_group(want, place, ["offset", "size", "content_id"])
+    text = "".join(table["content_id"].to_pylist())
+    try:
+        content_id = np.frombuffer(bytes.fromhex(text), np.uint8).reshape(table.num_rows, 32)
+    except ValueError as error:
+        raise Corrupt(
+            str(want.index), f"a content id is no hash: {error}", "publish the version again"
+        ) from error
+    return PackWant(part.id, part.size, _ints(table["offset"]), _ints(table["size"]), content_id)
+
+
+def _ints(column: pa.ChunkedArray) -> Ints:
+    values: Ints = column.to_numpy().astype(np.int64)
+    return values
+
+
+def _row_group(want: Want, place: int, columns: list[str]) -> pa.Table:
+    try:
+        with pq.ParquetFile(want.index) as file:
+            # an empty row group is never written: places and row groups run together
+            return file.read_row_group(place, columns=columns)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise Corrupt(str(want.index), f"it cannot be read: {error}", "it is made again by itself") from error
+
+
+def read_packs(want: Want) -> Iterator[PackWant]:
+    """All packs of a want, one at a time."""
+    for place in range(len(want.packs)):
+        yield read_pack(want, place)
+
+
+def paths_at(want: Want, place: int, rows: Mask | Ints) -> list[str]:
+    """Paths of rows of one pack: only failures need them."""
+    paths: list[str] = (
+        _row_group(want, place, ["path"])["path"]
+        .combine_chunks()
+        .take(pa.array(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows))
+        .to_pylist()
+    )
+    return paths
+
+
+def forget_want(views: Path, version: str, list_id: str | None = None) -> None:
+    """Remove the saved rows; they come from the store again when needed."""
+    index_path(views, version, list_id).unlink(missing_ok=True)
+    rows_path(views, version, list_id).unlink(missing_ok=True)
