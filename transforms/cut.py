@@ -100,9 +100,6 @@ def _cut_run(workshop: Workshop, channel: Channel, run: Run, outputs: Sequence[O
                 )
         bench.file.flush()
         return pieces
-    except BaseException:
-        bench.decoder = None  # it may hold frames of the run that failed
-        raise
     finally:
         workshop.benches.put(bench)
 

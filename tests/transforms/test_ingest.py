@@ -14,6 +14,7 @@ import simplejpeg
 from lake import catalog, landing, packs, quarantine, stores
 from lake.canonical import blake3_hex
 from lake.errors import Conflict, NotFound, StoreDown
+from lake.stores import Store
 from outlap.synthetic import START_NS, make_drive
 from tests.transforms.conftest import Place, new_place
 from transforms import packing
@@ -135,6 +136,23 @@ def test_other_bytes_under_the_same_name_are_a_conflict(
     with pytest.raises(Conflict, match="d1"):
         place.ingest()
     assert place.objects() == before
+
+
+def test_two_runs_of_other_drives_under_one_name_do_not_mix(
+    place: Place, small_drive: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.upload(small_drive, start_ns=START_NS)
+    real = landing.keep_raw
+
+    def after_another(lake: Any, drive: landing.Drive, *args: Any) -> None:
+        real(lake, dataclasses.replace(drive, fingerprint="0" * 64), *args)
+        real(lake, drive, *args)
+
+    monkeypatch.setattr(landing, "keep_raw", after_another)
+    with pytest.raises(Conflict, match="d1"):
+        place.ingest()
+    assert catalog.drives_in(place.lake) == []
+    assert not [key for key in place.objects() if key.startswith("packs/")]
 
 
 def test_a_second_recipe_stands_beside_the_first(place: Place, small_drive: dict[str, bytes]) -> None:
@@ -261,3 +279,16 @@ def test_a_full_scratch_folder_is_explained(
     with pytest.raises(TransformError, match=r"scratch.*No space left"):
         ingest_drive(place.landing, place.lake, "car", "d1", Recipe(), place.folder / "scratch")
     assert place.objects() == {}
+
+
+def test_on_real_s3_the_lake_is_the_same(
+    tmp_path: Path, small_drive: dict[str, bytes], make_store: Callable[..., Store]
+) -> None:
+    folder = new_place(tmp_path / "folder")
+    s3 = Place(tmp_path / "s3", make_store("landing"), make_store("lake"))
+    for place in (folder, s3):
+        place.upload(small_drive, start_ns=START_NS)
+        assert place.ingest().outcome == "ingested"
+        assert place.ingest().outcome == "already"
+    assert folder.objects() == s3.objects()
+    assert folder.shown("720p") == s3.shown("720p")
