@@ -83,14 +83,16 @@ def ingest_drive(
     scratch: Path,
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Ingest one drive. progress: told (step, done, total) of fetch, look, cut and pack, in the calling thread.
+    """Ingest one drive.
+
+    progress: told (step, done, total) of fetch and pack (bytes) and cut (frames), at most once a percent, in this thread.
 
     Bad recordings do not raise: the report says "quarantined". Raises NotFound while the drive has no COMPLETE.json,
     Conflict when other bytes were ingested under its name, TransformError when there is no scratch space, and what
     stores raise. scratch: a folder with room for the drive and its frames; emptied again.
     """
     began = time.monotonic()
-    tell = progress or (lambda step, done, total: None)
+    tell = _sparing(progress)
     named = recipe_id(recipe)
     try:
         landed = landing.read_drive(landing_store, vehicle, drive)
@@ -112,6 +114,19 @@ def ingest_drive(
     because = f" ({', '.join(errors)})" if errors else ""
     log.info("drive %s/%s: %s, %d frames%s", vehicle, drive, report.outcome, report.frames, because)
     return report
+
+
+def _sparing(progress: Progress | None) -> Progress:
+    """Pass on what a person can see: whole percents, and the end."""
+    told: set[tuple[str, int]] = set()
+
+    def tell(step: str, done: int, total: int) -> None:
+        percent = 100 * done // total if total else 100
+        if progress is not None and (step, percent) not in told:
+            told.add((step, percent))
+            progress(step, done, total)
+
+    return tell
 
 
 @contextmanager
