@@ -190,12 +190,15 @@ def raw_folder(vehicle: str, date: str, drive: str) -> str:
 
 
 def keep_raw(lake: Store, drive: Drive, date: str, files: Mapping[str, Path]) -> None:
-    """Keep the checked files (path → local copy) of a drive for ever, its COMPLETE.json last."""
+    """Keep the checked files (path → local copy) of a drive for ever, its COMPLETE.json last.
+
+    Once that is there nothing is written. Before it, everything is: what lies there may be of an older upload, cut short.
+    """
     prefix = raw_folder(drive.vehicle, date, drive.drive)
+    if stores.exists(lake, f"{prefix}/{COMPLETE}"):
+        return
     for file in drive.files:
-        there = stores.head(lake, f"{prefix}/{file.path}")
-        if there is None or there.size != file.size:
-            stores.put_file(lake, f"{prefix}/{file.path}", files[file.path])
+        stores.put_file(lake, f"{prefix}/{file.path}", files[file.path])
     value = {
         "outlap": 1,
         "vehicle": drive.vehicle,

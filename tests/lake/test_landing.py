@@ -86,6 +86,8 @@ def test_raw_keeps_what_was_checked(make_folder_store, drive_folder):
     store, lake = make_folder_store("landing"), make_folder_store("lake")
     drive = landing.upload_drive(store, drive_folder, "car-1", "d1")
     assert landing.raw_fingerprint(lake, "car-1", "d1") is None
+    # an older upload of the same size was cut short here
+    stores.put(lake, "raw/car-1/2026-06-01/d1/CAM_FRONT.mp4", b"w" * 100_000)
     for _ in range(2):
         landing.keep_raw(lake, drive, "2026-06-01", {f.path: drive_folder / f.path for f in drive.files})
     assert landing.raw_fingerprint(lake, "car-1", "d1") == drive.fingerprint
