@@ -166,6 +166,15 @@ def build_image(
     return info
 
 
+def device_sizes(image: Path) -> list[int]:
+    """How many bytes, in whole blocks, the image uses of each device, in device order."""
+    with image.open("rb") as file:
+        file.seek(1024)
+        superblock = file.read(128)
+        table = file.read(128 * int.from_bytes(superblock[86:88], "little"))
+    return [int(blocks) * BLOCK for _, blocks in struct.iter_unpack("<64sI60x", table)]
+
+
 def _pieces(lengths: Ints, data: npt.NDArray[np.uint8]) -> pa.Array:
     """A binary array of consecutive pieces of `data`."""
     offsets = np.zeros(len(lengths) + 1, np.int32)
@@ -216,13 +225,13 @@ def _add_batch(build: _Build, batch: pa.RecordBatch) -> None:
     """Inodes of one batch, and the directories that end in it."""
     if not batch.num_rows:
         return
+    directories, names = split_paths(batch["path"])
     paths = batch["path"].cast(pa.binary())
     if not _ascending(paths) or paths[0].as_py() <= build.last:
         raise Corrupt(
             "the rows of the view", "their paths are not in ascending order, each once", "publish again"
         )
     build.last = paths[-1].as_py()
-    directories, names = split_paths(paths)
     sizes, devices, blocks = _locations(build, batch)
     extended = (sizes >= 1 << 32) | (build.attributes.uid > 0xFFFF) | (build.attributes.gid > 0xFFFF)
     units = np.where(extended, _EXTENDED_UNITS, _COMPACT_UNITS)

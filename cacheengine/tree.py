@@ -167,6 +167,16 @@ class Devices:
             for path, is_local in zip(paths, local, strict=True)
         ]
 
+    def check(self, tree: Tree) -> None:
+        """Raises Corrupt for a local pack that ends before the rows do."""
+        ends = np.zeros(len(self._paths), np.int64)
+        np.maximum.at(ends, tree.pack, tree.offset + tree.size)
+        for descriptor, end, path in zip(self._open, ends.tolist(), self._paths, strict=True):
+            if descriptor >= 0 and os.fstat(descriptor).st_size < end:
+                raise Corrupt(
+                    f"the pack {path}", "it is shorter than the view needs", "warm the version again"
+                )
+
     def at_once(self, device: int, offset: int, length: int) -> bytes | None:
         """The bytes when no disk and no other process has to be waited for."""
         descriptor = self._open[device]
@@ -277,8 +287,9 @@ def serve(
     """
     work = Work(counters, ready)
     tree = read_tree(rows, [pack for pack, _ in devices])
-    operations = TreeFiles(tree, Devices([path for _, path in devices], fetchfs), work)
-    fuseserve.serve(operations, mountpoint, "outlap-tree", work)
+    opened = Devices([path for _, path in devices], fetchfs)
+    opened.check(tree)
+    fuseserve.serve(TreeFiles(tree, opened, work), mountpoint, "outlap-tree", work)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

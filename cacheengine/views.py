@@ -28,7 +28,7 @@ from blake3 import blake3
 
 from cacheengine import mountapi
 from cacheengine.errors import Busy, MountFailed
-from cacheengine.image import build_image
+from cacheengine.image import build_image, device_sizes
 from lake.errors import Refused
 
 Backend = Literal["kernel", "loop", "fuse"]
@@ -63,7 +63,7 @@ class ViewPlan:
 
 @dataclass(frozen=True)
 class View:
-    """A view as its record has it. rows_seen: (mtime ns, size) of the rows when its image was built. mounted: now."""
+    """A view as its record has it. rows_seen: (mtime ns, size) of the rows when it was mounted. mounted: now."""
 
     dataset: str
     tag: str
@@ -225,6 +225,23 @@ def _build(image: Path, plan: ViewPlan) -> None:
         build_image(image, (pa.Table.from_batches([batch]) for batch in batches), plan.packs)
 
 
+def _check_devices(sizes: Sequence[int], plan: ViewPlan) -> None:
+    """Raises MountFailed for a local pack that ends before the image does: the kernel would not notice."""
+    for size, device in zip(sizes, plan.devices, strict=True):
+        if plan.fetchfs is not None and device.is_relative_to(plan.fetchfs):
+            continue
+        try:
+            there = device.stat().st_size
+        except OSError as error:
+            raise MountFailed(
+                f"the pack {device}", error.strerror or str(error), "warm the version again"
+            ) from error
+        if there < size:
+            raise MountFailed(
+                f"the pack {device}", "it is shorter than the view needs", "warm the version again"
+            )
+
+
 def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
     """Mount a version at plan.target, in place of the view that is there, if any: new opens see the new one.
 
@@ -236,7 +253,6 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
         )
     plan.state.mkdir(parents=True, exist_ok=True)
     record = _record(plan.state, plan.target)
-    image = record.with_suffix(".erofs")
     known = find_view(plan.target, plan.state)
     _prepare_target(plan.target, known)
     status = plan.rows.stat()
@@ -256,12 +272,8 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
         ),
         at_ns=time.time_ns(),
     )
-    if backend != "fuse" and not (
-        known is not None
-        and image.exists()
-        and (known.rows, known.rows_seen, known.packs) == (view.rows, view.rows_seen, view.packs)
-        and known.backend != "fuse"
-    ):
+    image = _image(record, view)
+    if backend != "fuse" and not image.exists():
         _build(image, plan)
     _write(record, view)
     try:
@@ -269,6 +281,7 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
             view = replace(view, pid=_start_tree(plan, record))
             _write(record, view)
         else:
+            _check_devices(device_sizes(image), plan)
             mount = mountapi.mount_erofs if backend == "kernel" else mountapi.mount_loop
             mount(image, plan.devices, plan.target)
     except BaseException:
@@ -277,12 +290,23 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
         else:
             _forget(record)
         raise
+    for old in plan.state.glob(f"{record.stem}-*.erofs"):
+        if old != image or backend == "fuse":
+            old.unlink()  # what is still mounted keeps its file
     log.info("mounted", target=str(plan.target), backend=backend, why=why, packs=len(plan.packs))
     return view
 
 
+def _image(record: Path, view: View) -> Path:
+    """Where the image of these rows and packs lies: named by what it was built from, so that an old one is never taken for it."""
+    known = json.dumps([str(view.rows), *view.rows_seen, *view.packs]).encode()
+    return record.with_name(f"{record.stem}-{blake3(known).hexdigest()[:32]}.erofs")
+
+
 def _forget(record: Path) -> None:
-    for suffix in (".erofs", ".devices", ".log", ".counters", ".json"):  # the record goes last
+    for image in record.parent.glob(f"{record.stem}-*.erofs"):
+        image.unlink()
+    for suffix in (".devices", ".log", ".counters", ".json"):  # the record goes last
         record.with_suffix(suffix).unlink(missing_ok=True)
 
 
