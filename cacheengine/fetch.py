@@ -177,10 +177,12 @@ class _Session:
             self.left -= 1
             is_last = self.left == 0
             due = self.bytes_pending >= MARK_EVERY_BYTES or time.monotonic() - self.last_mark >= MARK_EVERY_S
-        if is_last or due:
-            self.mark()
-        if is_last:
-            os.close(self.fd)
+        try:
+            if is_last or due:
+                self.mark()
+        finally:
+            if is_last:
+                os.close(self.fd)
 
     def mark(self) -> None:
         with self.marking:

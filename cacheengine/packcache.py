@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from blake3 import blake3
+
 from cacheengine import have as haves
 from cacheengine import metrics
 from cacheengine.errors import Busy, NoSpace
@@ -32,6 +34,7 @@ from lake.errors import Refused
 BLOCK = 4096
 INODES_KEPT = 1000
 _RANK: Mapping[Medium, int] = {"mem": 0, "nvme": 1, "ssd": 2, "hdd": 3}
+_EMPTY = int.from_bytes(blake3(b"").digest()[:8], "little")
 _PUNCH = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -122,8 +125,10 @@ def load_have(cache: Cache, pack: str, size: int | None = None) -> Have:
 
 
 def resident(cache: Cache, want: PackWant) -> Mask:
-    """For each row of the want, whether it is resident and checked."""
-    return haves.contains(load_have(cache, want.pack, want.size), want.offset, want.length, want.head)
+    """For each row of the want, whether it is resident and checked. An empty file has no bytes to miss."""
+    found = haves.contains(load_have(cache, want.pack, want.size), want.offset, want.length, want.head)
+    mask: Mask = found | ((want.length == 0) & (want.head == _EMPTY))
+    return mask
 
 
 def open_pack(directory: CacheDir, pack: str, size: int) -> int:

@@ -129,6 +129,7 @@ def _mount(node: Node, report: MountReport, only_warm: bool, why: str) -> MountA
         remote = tuple(pack for pack in packs if not local[pack])
         if remote:
             ensure_fetchfs(node)
+        sizes = {part.id: part.size for part in want.packs}
         plan = ViewPlan(
             dataset=report.dataset,
             tag=report.tag,
@@ -136,7 +137,7 @@ def _mount(node: Node, report: MountReport, only_warm: bool, why: str) -> MountA
             target=Path(report.target),
             rows=rows,
             packs=packs,
-            devices=tuple(_device(node, pack, local[pack]) for pack in packs),
+            devices=tuple(_device(node, pack, sizes[pack], local[pack]) for pack in packs),
             state=images(node),
             fetchfs=node.config.fetchfs if remote else None,
         )
@@ -169,13 +170,20 @@ def _mount(node: Node, report: MountReport, only_warm: bool, why: str) -> MountA
     )
 
 
-def _device(node: Node, pack: str, is_local: bool) -> Path:
+def _device(node: Node, pack: str, size: int, is_local: bool) -> Path:
     if not is_local:
         return node.config.fetchfs / f"{pack}.tar"
     home = packcache.find_pack(node.cache, pack)
-    if home is None:
-        raise NotFound(f"the pack {pack[:12]}", "its file went while it was mounted", "mount it again")
+    if home is None:  # only empty files are wanted of it: a file of holes will do
+        nothing = np.empty(0, np.int64)
+        home = packcache.reserve(
+            node.cache, [packcache.Need(pack, size, nothing, nothing)], pack, _no_room, str
+        )[pack]
     return packcache.pack_path(home, pack)
+
+
+def _no_room(short: int) -> bool:
+    return False
 
 
 def _warm_rows(node: Node, want: Want, masks: dict[str, Mask], target: str) -> tuple[Path, int, int]:

@@ -13,9 +13,11 @@ from cacheengine import metrics
 from cacheengine.agent import residency
 from cacheengine.agent.state import Node, Status, leased_packs, now_ns
 from cacheengine.eviction import Key
+from cacheengine.wire import Failure
 from lake.errors import Explained
 
 CHECK_EVERY_NS = 60 * 10**9
+PUT_OFF_NS = 10 * 10**9
 IDLE_S = 2.0
 
 log = structlog.get_logger()
@@ -48,9 +50,12 @@ def reconcile(
     waiting, stale = [], []
     for key in desired:
         status = statuses.get(key)
-        if status is None or status.state in ("waiting", "fetching") or (status.state == "failed" and not status.evicted and status.retry_ns <= now):
+        due = status is None or status.state in ("waiting", "fetching")
+        if status is not None and status.state == "failed":
+            due = not status.evicted and status.retry_ns <= now
+        if due:
             waiting.append(Action("warm", key))
-        elif status.state == "resident" and status.checked_ns + CHECK_EVERY_NS <= now:
+        elif status is not None and status.state == "resident" and status.checked_ns + CHECK_EVERY_NS <= now:
             stale.append(Action("check", key))
     return [*actions, *waiting, *stale]
 
@@ -87,6 +92,17 @@ def _count_states(node: Node) -> None:
         metrics.versions.labels(state).set(states.count(state))
 
 
+def _put_off(node: Node, action: Action | None) -> None:
+    """What failed in an unexpected way waits, so that the rest goes on."""
+    with node.lock:
+        status = node.statuses.get(action.key) if action is not None else None
+        if status is not None:
+            status.retry_ns, status.checked_ns = now_ns() + PUT_OFF_NS, now_ns()
+            if status.state in ("waiting", "fetching"):
+                cause = node.last_errors.get("reconcile", "it failed")
+                status.state, status.failures = "failed", (Failure(path="", cause=cause),)
+
+
 def run(node: Node) -> None:
     """Until the node ends. A failure of a step is told and does not end the loop."""
     while not node.ending.is_set():
@@ -109,9 +125,9 @@ def run(node: Node) -> None:
                 continue
             residency.keep_below_watermarks(node, leased_packs(node))
             node.works("reconcile")
-        except (Explained, OSError) as error:
-            node.failed("reconcile", error)
         except Exception as error:
-            log.exception("unexpected", part="reconcile")
+            if not isinstance(error, Explained | OSError):
+                log.exception("unexpected", part="reconcile")
             node.failed("reconcile", error)
+            _put_off(node, action)
         node.wake.wait(IDLE_S)

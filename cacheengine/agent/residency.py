@@ -66,6 +66,8 @@ def warm(node: Node, key: Key) -> None:
         if status is None or key not in node.desired:
             return
         node.stop_warm.clear()
+        if node.ending.is_set():
+            return
         node.warming = key
         if status.state == "waiting":
             status.state = "fetching"

@@ -1,0 +1,68 @@
+"""Shared by tests of nodes: a published dataset, and the settings of a node that reads it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from cacheengine.node import CacheDirConfig
+from cacheengine.packcache import Cache, open_cache
+from lake.packs import pack_key
+from lake.publish import Published, publish_folder
+from lake.refs import resolve
+from lake.stores import Store
+from lake.versions import read_available
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What was published: path → bytes."""
+
+    name: str
+    tag: str
+    version: str
+    files: dict[str, bytes]
+    packs: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(map(len, self.files.values()))
+
+
+def make_files(count: int, least: int, most: int, seed: int = 1) -> dict[str, bytes]:
+    source = random.Random(seed)
+    return {
+        f"720p/CAM_{place % 3}/{place:06d}.jpg": source.randbytes(source.randint(least, most))
+        for place in range(count)
+    }
+
+
+def publish(store: Store, scratch: Path, files: dict[str, bytes], name: str = "frames") -> Dataset:
+    folder = scratch / f"folder-{name}-{len(list(scratch.glob('folder-*')))}"
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    made: Published = publish_folder(store, name, folder, scratch / "scratch", {})
+    version = resolve(store, name, made.tag).version
+    packs = tuple(use.id for use in read_available(store, version).packs)
+    return Dataset(name, made.tag, version, files, packs)
+
+
+def cache_at(folder: Path, quota: int = 1 << 30) -> Cache:
+    return open_cache([CacheDirConfig(path=folder, quota=quota)])
+
+
+def object_path(store: Store, pack: str) -> Path:
+    """The file of a pack in a store that is a folder."""
+    return Path(store.where.removeprefix("file://")) / pack_key(pack)
+
+
+def damage(store: Store, pack: str, data: bytes) -> None:
+    """Change one byte of the object where it holds `data`."""
+    path = object_path(store, pack)
+    path.chmod(0o644)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(data[:64])
+    raw[at + 7] ^= 0xFF
+    path.write_bytes(raw)
