@@ -18,8 +18,11 @@ def demo(
             "--input",
             metavar="PATH",
             exists=True,
-            help="A recording or a folder of them, each a drive; may be given again.",
+            help="A recording or a folder of them, each a drive; more of them may follow.",
         ),
+    ] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH...]", exists=True, help="More for --input.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,7 +35,9 @@ def demo(
     from outlap.demo import run
     from outlap.demo_summary import as_pairs
 
-    summary = run(tuple(recordings or ()), show.say)
+    if more and not recordings:
+        raise typer.BadParameter(f"{more[0]} stands alone: recordings come after --input")
+    summary = run((*(recordings or ()), *(more or ())), show.say)
     if as_json:
         show.json_line(summary)
     else:

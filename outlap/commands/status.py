@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
 from outlap import show
 from outlap.options import AsJson
+
+if TYPE_CHECKING:
+    from outlap.stack.status import Process
 
 
 def status(as_json: AsJson = False) -> None:
@@ -29,7 +33,7 @@ def status(as_json: AsJson = False) -> None:
         rows = [
             (
                 p.name,
-                "healthy" if p.healthy else f"{p.state.lower()}: {p.detail}" if p.detail else p.state.lower(),
+                _health(p),
                 p.pid,
                 p.address,
                 show.seconds(p.uptime_s),
@@ -41,3 +45,8 @@ def status(as_json: AsJson = False) -> None:
         for event in found.events[-EVENTS_SHOWN:]:
             show.line(f"{show.moment(event.at_ns)} {event.program}: {event.what}")
     raise typer.Exit(0 if found.healthy else 3 if found.up else 1)
+
+
+def _health(process: Process) -> str:
+    word = "healthy" if process.healthy else process.state.lower()
+    return f"{word}: {process.detail}" if process.detail else word

@@ -11,6 +11,7 @@ from lake.config import home
 from outlap.errors import StackError
 from outlap.stack import leftovers, supervisor
 from outlap.stack.layout import Layout
+from outlap.stack.record import read_record
 from outlap.stack.up import only_one
 
 PATIENCE_S = 90.0
@@ -32,7 +33,12 @@ def down(*, delete_data: bool = False, say: Callable[[str], None] = lambda line:
     with only_one(layout):
         pid = supervisor.running_pid(layout)
         if pid is not None:
-            say("stopping every program")
+            programs = read_record(layout)
+            # who watches and who asks first, the stores last, so that no write is cut off
+            say("stopping Airflow, nodes and control services")
+            supervisor.stop(layout, [supervisor.WATCH, *(p.name for p in programs if p.kind != "store")])
+            say("stopping stores")
+            supervisor.stop(layout, [p.name for p in programs if p.kind == "store"])
             supervisor.shutdown(layout)
             _wait_gone(layout, pid)
         orphans = leftovers.processes(layout)

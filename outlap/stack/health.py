@@ -43,7 +43,16 @@ def check(kind: Kind, url: str, client: httpx.Client) -> Health:
         return Health(False, f"does not answer: {type(error).__name__}")
     if answer.status_code != 200:
         return Health(False, f"answers {answer.status_code}: {' '.join(answer.text.split())[:160]}")
-    return _airflow(answer) if kind == "airflow" else Health(True)
+    return _airflow(answer) if kind == "airflow" else Health(True, _problems(answer))
+
+
+def _problems(answer: httpx.Response) -> str:
+    """Parts that fail just now, of a program that works all the same: `problems` of control's and agents' /healthz."""
+    try:
+        problems = answer.json()["problems"]
+        return "; ".join(f"{part}: {cause}" for part, cause in problems.items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def local_client(timeout_s: float = TIMEOUT_S) -> httpx.Client:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from supervisor.xmlrpc import SupervisorTransport
@@ -16,8 +18,9 @@ from outlap.stack.programs import PROGRAM_MARK, Program, base_environment
 from outlap.stack.secrets import write_private
 
 WATCH = "watch"
-# seconds for a polite end: Airflow's parts and an agent in the middle of a fetch need some
-STOP_WAIT_S = 15
+# seconds for a polite end: Airflow's parts and an agent in the middle of a fetch need some. A store has written its data by
+# then, and waits for streams that its own parts keep open.
+STOP_WAIT_S = {"store": 4, "control": 10, "node": 15, "airflow": 15}
 
 
 def _value(text: str) -> str:
@@ -70,7 +73,7 @@ def configuration(layout: Layout, programs: Sequence[Program]) -> str:
             "startretries=5",
             "stopasgroup=true",
             "killasgroup=true",
-            f"stopwaitsecs={STOP_WAIT_S}",
+            f"stopwaitsecs={STOP_WAIT_S[program.kind]}",
             "redirect_stderr=true",
             f"stdout_logfile={_value(str(program.log))}",
             "stdout_logfile_maxbytes=10MB",
@@ -140,6 +143,25 @@ def process_table(layout: Layout) -> dict[str, dict[str, Any]]:
             "ask supervisord",
             str(error),
             f"run `outlap down`, then `outlap up`; see {layout.log('supervisord')}",
+        ) from error
+
+
+def stop(layout: Layout, names: Sequence[str]) -> None:
+    """Stop these programs, all at the same time, and wait for their end. Raises StackError."""
+    server = _server(layout)
+    try:
+        for name in names:
+            # one that has ended already answers with a fault, which is as good
+            with suppress(xmlrpc.client.Fault):
+                server.stopProcess(name, False)
+        while any(
+            row["name"] in names and row["statename"] in ("RUNNING", "STARTING", "STOPPING", "BACKOFF")
+            for row in server.getAllProcessInfo()
+        ):
+            time.sleep(0.1)
+    except (OSError, xmlrpc.client.Error) as error:
+        raise StackError(
+            f"stop {', '.join(names)}", str(error), f"see {layout.log('supervisord')}"
         ) from error
 
 
