@@ -178,7 +178,7 @@ async def _serve(mountpoint: Path, work: Work) -> None:
         nursery.start_soon(trio.to_thread.run_sync, _get_ready, mountpoint, work.ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
-    if work.file is not None:
+    if work.file is not None and work.file.exists():  # else the view was forgotten
         write_counters(work.file, work.counters)
 
 

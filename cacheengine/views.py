@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import select
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ KERNEL_SINCE, LOOP_SINCE = (6, 12), (5, 16)
 MOST_LOOP_PACKS = 250
 _CAP_SYS_ADMIN = 21
 _STARTS_WITHIN_S = 120
+_ENDS_WITHIN_S = 10
 _LOG_TAIL = 2000
 
 log = structlog.get_logger()
@@ -320,11 +322,28 @@ def unmount_view(target: Path, state: Path, lazy: bool = False) -> bool:
         raise Busy(
             f"the folder {target}", f"{there.kind} is mounted there, not by us", "unmount it with umount"
         )
+    known = find_view(target, state)
     mountapi.unmount(target, lazy=lazy)
+    if known is not None and known.pid is not None and not lazy:
+        _wait_for_end(known.pid)
     _forget(record)
     with suppress(OSError):
         target.rmdir()  # an empty folder that a view left; others stay
     return there is not None
+
+
+def _wait_for_end(pid: int) -> None:
+    """Until the daemon of an unmounted tree has written its last counters, and a little at most."""
+    try:
+        if b"cacheengine.tree" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return
+        process = os.pidfd_open(pid)
+    except OSError:
+        return  # it has ended
+    try:
+        select.select([process], [], [], _ENDS_WITHIN_S)
+    finally:
+        os.close(process)
 
 
 def _start_tree(plan: ViewPlan, record: Path) -> int:

@@ -185,7 +185,7 @@ def test_a_view_is_its_rows(place: Path, backend: Backend) -> None:
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
