@@ -6,6 +6,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -134,6 +135,9 @@ def run() -> None:
     log.info(
         "agent_started", node=settings.name, idc=settings.idc, address=node.address, control=settings.control
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn ends on these and then raises them again: by then they should end nothing more
+        signal.signal(number, lambda *_: None)
     try:
         server = uvicorn.Server(uvicorn.Config(make_app(node, tokens), log_config=None, access_log=False))
         server.run(sockets=[sock])

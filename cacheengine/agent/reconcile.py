@@ -50,7 +50,7 @@ def reconcile(
     waiting, stale = [], []
     for key in desired:
         status = statuses.get(key)
-        due = status is None or status.state in ("waiting", "fetching")
+        due = status is None or status.state not in ("resident", "failed")
         if status is not None and status.state == "failed":
             due = not status.evicted and status.retry_ns <= now
         if due:
