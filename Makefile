@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo down setup test test-slow lint types
+.PHONY: help demo down setup test test-slow lint types freeze bench
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,20 @@ test: lint types  ## every test but the long fault runs
 
 test-slow: $(INSTALLED)  ## the long fault runs
 	$(BIN)/pytest -m slow
+
+freeze: $(INSTALLED)  ## write constraints.txt anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --python-version 3.11.2 --no-header --no-annotate --no-emit-index-url --all-extras \
+	  pyproject.toml deploy/build-tools.txt --output-file constraints.new
+	(echo "# Every version the project was tested with, on Python 3.11.2 and newer; build tools included."; cat constraints.new) > constraints.txt
+	rm constraints.new
+
+bench: .venv/.bench  ## what benchmarks measure us against: JuiceFS, rclone, libvips, ffmpeg, Redis
+	@echo 'now: .venv/bin/outlap bench --help'
+
+.venv/.bench: $(INSTALLED) deploy/debian-packages-bench.txt
+	DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$(cat deploy/debian-packages-bench.txt)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench,test]'
+	touch .venv/.bench
 
 # The stamp is older than a changed dependency list, so that a second run starts at once.
 $(INSTALLED): pyproject.toml constraints.txt deploy/debian-packages.txt
