@@ -43,7 +43,9 @@ def show_job(job: Job, as_json: bool) -> None:
         f"{job.files_done:,} of {job.files_total:,} files, {show.size(job.bytes_done)} of {show.size(job.bytes_total)}"
     )
     if job.error:
-        show.line(f"why: {job.error}")
+        show.line(f"{'note' if job.state == 'done' else 'why'}: {job.error}")
+    if job.state == "done":
+        return
     for failure in job.failures[:FAILURES_SHOWN]:
         show.line(f"failed: {failure.path}: {failure.cause}")
     if len(job.failures) > FAILURES_SHOWN:

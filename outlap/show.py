@@ -14,6 +14,7 @@ from typing import Any
 from lake.errors import Explained
 
 Progress = Callable[[str, int, int], None]
+Unit = str | Callable[[str], str]
 
 
 def json_line(value: Any) -> None:
@@ -70,8 +71,8 @@ def pairs(rows: Sequence[tuple[str, object]], title: str = "") -> None:
 
 
 @contextmanager
-def progress(unit: str = "bytes") -> Iterator[Progress]:
-    """A callback (what, done, total): a bar on a terminal, in a pipe a line at each quarter."""
+def progress(unit: Unit = "bytes") -> Iterator[Progress]:
+    """A callback (what, done, total): a bar on a terminal, in a pipe a line at each quarter. unit: of all, or by what."""
     if sys.stderr.isatty():
         with _bars(unit) as bars:
             yield bars
@@ -82,13 +83,13 @@ def progress(unit: str = "bytes") -> Iterator[Progress]:
         quarter = 4 * done // total if total else 4
         if quarter > quarters.get(what, -1):
             quarters[what] = quarter
-            say(f"{what}: {amount(done, unit)} of {amount(total, unit)}")
+            say(f"{what}: {amount(done, _unit(unit, what))} of {amount(total, _unit(unit, what))}")
 
     yield report
 
 
 @contextmanager
-def _bars(unit: str) -> Iterator[Progress]:
+def _bars(unit: Unit) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -102,12 +103,16 @@ def _bars(unit: str) -> Iterator[Progress]:
     with Progress(*columns, console=Console(stderr=True), transient=False) as bars:
 
         def report(what: str, done: int, total: int) -> None:
-            shown = f"{amount(done, unit)} of {amount(total, unit)}"
+            shown = f"{amount(done, _unit(unit, what))} of {amount(total, _unit(unit, what))}"
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total, amount=shown)
             bars.update(tasks[what], completed=done, total=total, amount=shown)
 
         yield report
+
+
+def _unit(unit: Unit, what: str) -> str:
+    return unit if isinstance(unit, str) else unit(what)
 
 
 def amount(value: float, unit: str = "bytes") -> str:

@@ -22,7 +22,7 @@ def demo(
         ),
     ] = None,
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH...]", exists=True, help="More for --input.")
+        list[Path] | None, typer.Argument(metavar="PATH", exists=True, help="More for --input.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -38,7 +38,8 @@ def doctor(as_json: AsJson = False) -> None:
 
 def _python() -> Iterator[Check]:
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Check("Python", sys.version_info >= (3, 11), version, "use Python 3.11 or newer")
+    new = sys.version_info >= (3, 11)
+    yield Check("Python", new, version, "" if new else "use Python 3.11 or newer")
 
 
 def _rights() -> Iterator[Check]:

@@ -44,7 +44,7 @@ def ingest(
     landing, lake = landing_store(config), lake_store(config)
     recipe = Recipe(cut=Rate(rate_mhz=max(1, round(rate_hz * 1000)))) if rate_hz else Recipe()
     reports: list[dict[str, Any]] = []
-    with show.progress("steps") as progress, scratch() as folder:
+    with show.progress(_unit) as progress, scratch() as folder:
         for name, drive in find_drives(uri, vehicle):
             try:
                 if drive is not None:
@@ -59,6 +59,13 @@ def ingest(
     _show(reports, as_json)
     good = sum(report["outcome"] in ("ingested", "already") for report in reports)
     raise typer.Exit(0 if good == len(reports) else 3 if good else 1)
+
+
+def _unit(what: str) -> str:
+    """What ingest counts in each of its steps."""
+    return (
+        "bytes" if what.endswith((": fetch", ": pack")) else "frames" if what.endswith(": cut") else "files"
+    )
 
 
 def _named(progress: show.Progress, name: str) -> show.Progress:

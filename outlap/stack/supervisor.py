@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -24,22 +26,20 @@ STOP_WAIT_S = {"store": 4, "control": 10, "node": 15, "airflow": 15}
 
 
 def _value(text: str) -> str:
-    """A value inside supervisord's configuration: `%` starts an expansion there, so it is doubled."""
-    if "\n" in text or "\r" in text:
+    """A value inside supervisord's configuration: `%` starts an expansion there, so it is doubled. Raises StackError."""
+    if len(text.splitlines()) > 1 or re.search(r"\s[;#]", text):
         raise StackError(
-            "the supervisor's configuration", "a value has a line break in it", "rename that folder"
+            f"the path or setting {text[:200]!r}",
+            "a line break, or a blank before ; or #, cannot stand in the supervisor's configuration",
+            "set OUTLAP_HOME to another folder",
         )
     return text.replace("%", "%%")
 
 
-def _quoted(text: str) -> str:
-    """One word of `command` or one value of `environment`: both are split as a shell does."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return _value(f'"{escaped}"')
-
-
-def _environment(values: Mapping[str, str]) -> str:
-    return ",".join(f"{name}={_quoted(value)}" for name, value in values.items())
+def _command(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """A command line. The environment goes through env(1): supervisord's own `environment` cannot carry a quote."""
+    pairs = [f"{name}={value}" for name, value in environment.items()]
+    return _value(shlex.join(["/usr/bin/env", *pairs, *words]))
 
 
 def configuration(layout: Layout, programs: Sequence[Program]) -> str:
@@ -64,8 +64,7 @@ def configuration(layout: Layout, programs: Sequence[Program]) -> str:
     for program in programs:
         lines += [
             f"[program:{program.name}]",
-            f"command={' '.join(_quoted(word) for word in program.command)}",
-            f"environment={_environment({**program.environment, PROGRAM_MARK: program.name})}",
+            f"command={_command(program.command, {**program.environment, PROGRAM_MARK: program.name})}",
             f"directory={_value(str(layout.home))}",
             "autostart=true",
             "autorestart=true",
@@ -82,8 +81,7 @@ def configuration(layout: Layout, programs: Sequence[Program]) -> str:
         ]
     lines += [
         f"[eventlistener:{WATCH}]",
-        f"command={_quoted(sys.executable)} -m outlap.stack.watch",
-        f"environment={_environment({PROGRAM_MARK: WATCH})}",
+        f"command={_command((sys.executable, '-m', 'outlap.stack.watch'), {PROGRAM_MARK: WATCH})}",
         f"directory={_value(str(checkout()))}",
         "events=PROCESS_STATE_EXITED,PROCESS_STATE_FATAL,TICK_5",
         "autorestart=true",
