@@ -271,6 +271,26 @@ def test_large_folders_and_random_reads(place: Path, backend: Backend) -> None:
         )
 
 
+def test_a_file_over_4_gib_is_whole(place: Path, backend: Backend) -> None:
+    size = (5 << 30) + 17
+    pack = place / "large.tar"
+    with pack.open("wb") as file:
+        file.truncate(size + 4096 - size % 4096)
+        os.pwrite(file.fileno(), b"behind 4 GiB", (4 << 30) + 1000)
+        os.pwrite(file.fileno(), b"the end", size - 7)
+    table = pa.table(
+        {"path": ["large", "small"], "size": [size, 7], "pack": ["f" * 64] * 2, "offset": [0, 0]}
+    )
+    pq.write_table(table, place / "rows.parquet")
+    plan = replace(make_plan(place, {}), rows=place / "rows.parquet", packs=("f" * 64,), devices=(pack,))
+    views.mount_view(backend, plan)
+    assert [(plan.target / name).stat().st_size for name in ("large", "small")] == [size, 7]
+    with (plan.target / "large").open("rb") as file:
+        assert os.pread(file.fileno(), 12, (4 << 30) + 1000) == b"behind 4 GiB"
+        assert os.pread(file.fileno(), 100, size - 7) == b"the end"
+        assert os.pread(file.fileno(), 7, 0) == bytes(7)
+
+
 def test_a_view_is_replaced_in_place_and_open_files_stay(place: Path, backend: Backend) -> None:
     plan = make_plan(place, FILES)
     views.mount_view(backend, plan)
