@@ -15,6 +15,7 @@ import typer
 from lake.errors import Explained
 from outlap import show
 from outlap.commands import (
+    bench,
     demo,
     diff,
     doctor,
@@ -53,6 +54,7 @@ app.command("up", rich_help_panel=_STACK)(up.up)
 app.command("down", rich_help_panel=_STACK)(down.down)
 app.command("status", rich_help_panel=_STACK)(status.status)
 app.command("doctor", rich_help_panel=_STACK)(doctor.doctor)
+app.add_typer(bench.app, rich_help_panel=_STACK)
 app.command("ingest", rich_help_panel=_DATA)(ingest.ingest)
 app.command("publish", rich_help_panel=_DATA)(publish.publish)
 app.command("show", rich_help_panel=_DATA)(show_command.show_version)
