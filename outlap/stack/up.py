@@ -21,6 +21,7 @@ from outlap.stack.settings import StackSettings, stack_settings, write_settings
 
 Said = Callable[[str], None]
 LOW_DISK = 2 << 30
+STARTS_ALLOWED = 3
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,16 @@ def _wait(layout: Layout, programs: Sequence[Program], settings: StackSettings, 
     waiting = {program.name: program for program in programs}
     details: dict[str, str] = {}
     until = time.monotonic() + settings.wait_s
+    pids: dict[str, set[int]] = {program.name: set() for program in programs}
     stores_left = {program.name for program in programs if program.kind == "store"}
     with health.local_client() as client:
         while waiting:
             rows = supervisor.process_table(layout)
             for name, program in list(waiting.items()):
-                if rows[name]["statename"] == "FATAL":
-                    raise _failed(program.name, "it ended again and again right after its start", program.log)
+                pids[name].add(int(rows[name]["pid"]))
+                # 0 stands for "no process just now"
+                if rows[name]["statename"] == "FATAL" or len(pids[name] - {0}) > STARTS_ALLOWED:
+                    raise _failed(program.name, "it ends again and again right after its start", program.log)
                 state = health.check(program.kind, program.health, client)
                 details[name] = state.detail
                 if not state.healthy:
