@@ -7,7 +7,7 @@ or settings.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +64,12 @@ class CutDrive:
 
 @dataclass(frozen=True)
 class Answer:
-    """rows: batches in ascending order of path; snapshot: names the catalogue files that were asked."""
+    """rows: batches in ascending order of path; files: (key, etag) of the catalogue files that were asked; snapshot: their id."""
 
     schema: Any
     rows: Iterator[pa.Table]
     snapshot: str
+    files: tuple[tuple[str, str], ...] = ()
 
 
 def frames_key(date: str, vehicle: str, drive: str, recipe: str) -> str:
@@ -109,11 +110,34 @@ def drives_in(store: Store) -> list[CutDrive]:
     return sorted(found, key=lambda cut: (cut.date, cut.vehicle, cut.drive, cut.recipe))
 
 
-def _local_copies(store: Store, folder: Path) -> tuple[list[str], str]:
-    """Download what is new; (paths, snapshot id)."""
+def snapshot_id(files: Sequence[tuple[str, str]]) -> str:
+    """BLAKE3 of the canonical JSON of the (key, etag) pairs."""
+    return blake3_hex(canonical_json([list(pair) for pair in files]))
+
+
+def _asked(store: Store, only: Sequence[tuple[str, str]] | None) -> list[stores.Info]:
+    """The catalogue files to ask: all, or exactly those of a snapshot. Raises NotFound for one that is gone or another."""
+    infos = sorted(stores.list_objects(store, PREFIX), key=lambda info: info.key)
+    if only is None:
+        return infos
+    there = {(info.key, info.etag or ""): info for info in infos}
+    gone = [key for key, etag in only if (key, etag) not in there]
+    if gone:
+        raise NotFound(
+            f"{gone[0]} in store {store.name}",
+            f"{len(gone)} of the {len(only)} catalogue files of that snapshot are gone or changed",
+            "the query cannot be run again as it was; publish it anew",
+        )
+    return [there[pair] for pair in only]
+
+
+def _local_copies(
+    store: Store, folder: Path, only: Sequence[tuple[str, str]] | None
+) -> tuple[list[str], tuple[tuple[str, str], ...]]:
+    """Download what is new; (paths, (key, etag) of each)."""
     folder.mkdir(parents=True, exist_ok=True)
     paths, names = [], []
-    for info in sorted(stores.list_objects(store, PREFIX), key=lambda info: info.key):
+    for info in _asked(store, only):
         name = blake3_hex(f"{store.name} {info.key} {info.etag} {info.size}".encode())[:32]
         local = folder / f"{name}.parquet"
         if not local.exists():
@@ -121,8 +145,8 @@ def _local_copies(store: Store, folder: Path) -> tuple[list[str], str]:
             partial.write_bytes(stores.get(store, info.key))
             partial.rename(local)
         paths.append(str(local))
-        names.append([info.key, info.etag or ""])
-    return paths, blake3_hex(canonical_json(names))
+        names.append((info.key, info.etag or ""))
+    return paths, tuple(names)
 
 
 def _select(sql: str) -> str:
@@ -136,13 +160,15 @@ def _select(sql: str) -> str:
 
 
 @contextmanager
-def query(store: Store, sql: str, scratch: Path) -> Iterator[Answer]:
-    """Run a SELECT over `frames`; rows come as they are read, ordered by path.
+def query(
+    store: Store, sql: str, scratch: Path, only: Sequence[tuple[str, str]] | None = None
+) -> Iterator[Answer]:
+    """Run a SELECT over `frames`; rows come as they are read, ordered by path. only: the files of an earlier snapshot.
 
-    Raises NotFound when the catalogue is empty, Refused for SQL that is wrong, or reaches out.
+    Raises NotFound when the catalogue is empty or has lost a file of `only`, Refused for SQL that is wrong, or reaches out.
     """
     select = _select(sql)
-    paths, snapshot = _local_copies(store, scratch / "catalog")
+    paths, files = _local_copies(store, scratch / "catalog", only)
     if not paths:
         raise NotFound(f"the catalogue of store {store.name}", "it has no frames yet", "ingest a drive first")
     spill = scratch / f"duckdb-{blake3_hex(select.encode())[:12]}"
@@ -152,11 +178,14 @@ def query(store: Store, sql: str, scratch: Path) -> Iterator[Answer]:
         connection.execute(
             f"create view frames as select * from read_parquet([{quoted}], union_by_name = true)"  # noqa: S608
         )
-        connection.execute(f"set allowed_directories = ['{str(scratch / 'catalog').replace(chr(39), chr(39) * 2)}']")
+        connection.execute(
+            f"set allowed_directories = ['{str(scratch / 'catalog').replace(chr(39), chr(39) * 2)}']"
+        )
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")
         reader = connection.sql(f"select * from ({select}) order by path").to_arrow_reader(BATCH_ROWS)  # noqa: S608
-        yield Answer(reader.schema, (pa.Table.from_batches([batch]) for batch in reader), snapshot)
+        rows = (pa.Table.from_batches([batch]) for batch in reader)
+        yield Answer(reader.schema, rows, snapshot_id(files), files)
     except duckdb.Error as error:
         raise Refused(
             "the query", str(error).splitlines()[0], "correct the SQL: it reads only the view `frames`"

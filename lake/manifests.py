@@ -49,6 +49,8 @@ TAG_TYPES = {"string": pa.string(), "bool": pa.bool_(), "int64": pa.int64(), "do
 MAX_PART_ROWS = 1_000_000
 CUT_MASK = np.uint64(0xFFFF)
 MAX_NAME = 255
+# what content_id is: the BLAKE3 of the file's bytes, or of the canonical JSON [store, key, etag, size] (lake/inplace.py)
+IDENTITIES = ("content", "etag")
 UInt64 = npt.NDArray[np.uint64]
 
 
@@ -65,7 +67,7 @@ class PartRef:
 
 @dataclass(frozen=True)
 class Root:
-    """identity: `content` (BLAKE3 of each file); columns: (name, type) of the rows."""
+    """identity: what content_id is (IDENTITIES); columns: (name, type) of the rows."""
 
     identity: str
     files: int
@@ -272,12 +274,14 @@ def read_locations(store: Store, location_id: str) -> pa.Table:
     return table
 
 
-def make_root(columns: Sequence[tuple[str, str]], parts: Sequence[PartRef]) -> tuple[str, bytes]:
+def make_root(
+    columns: Sequence[tuple[str, str]], parts: Sequence[PartRef], identity: str = "content"
+) -> tuple[str, bytes]:
     """(version id, canonical JSON)."""
     data = canonical_json(
         {
             "outlap": 1,
-            "identity": "content",
+            "identity": identity,
             "files": sum(part.rows for part in parts),
             "bytes": sum(part.bytes for part in parts),
             "columns": [list(column) for column in columns],

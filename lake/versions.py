@@ -33,13 +33,17 @@ class PackUse:
 
 @dataclass(frozen=True)
 class Available:
-    """locations: one id for each part of the root, in its order."""
+    """locations: one id for each part of the root, in its order.
+
+    assembled: ids of those packs that lie in no store as packs, but as single objects elsewhere (lake/inplace.py).
+    """
 
     version: str
     files: int
     bytes: int
     locations: tuple[str, ...]
     packs: tuple[PackUse, ...]
+    assembled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def write_available(store: Store, available: Available) -> None:
         "bytes": available.bytes,
         "locations": list(available.locations),
         "packs": [[use.id, use.size, use.files, use.bytes] for use in available.packs],
+        **({"assembled": list(available.assembled)} if available.assembled else {}),
     }
     stores.put(store, available_key(available.version), json.dumps(value, separators=(",", ":")).encode())
 
@@ -85,7 +90,14 @@ def read_available(store: Store, version: str) -> Available:
         ) from error
     try:
         packs = tuple(PackUse(*use) for use in value["packs"])
-        found = Available(value["version"], value["files"], value["bytes"], tuple(value["locations"]), packs)
+        found = Available(
+            value["version"],
+            value["files"],
+            value["bytes"],
+            tuple(value["locations"]),
+            packs,
+            tuple(value.get("assembled", ())),
+        )
     except (KeyError, TypeError) as error:
         raise Corrupt(key, f"it is no record of availability: {error!r}") from error
     if found.version != version or not all(is_hash(use.id) for use in packs):
