@@ -32,11 +32,11 @@ from lake.stores import Store
 from transforms import rules
 from transforms.cut import Piece, choose, cut_channel, open_workshop
 from transforms.errors import TransformError, Unreadable
-from transforms.gnss import positions_at
 from transforms.packing import Item, catalogue_rows, frame_path, write_packs
 from transforms.recipe import Recipe, recipe_id
 from transforms.samples import sample_ids
 from transforms.seen import Seen, look, seconds_of, unfetched
+from transforms.telemetry import positions_at
 from transforms.times import Int64, date_of
 
 Progress = Callable[[str, int, int], None]

@@ -10,10 +10,10 @@ import numpy as np
 
 from lake.landing import LandedFile
 from transforms.errors import Unreadable
-from transforms.gnss import Track, read_track
 from transforms.recordings import FrameIndex
 from transforms.recordings.boxes import Boxes, read_boxes
 from transforms.recordings.mp4 import SUFFIXES, Mp4Recording, open_recording
+from transforms.telemetry import Track, read_track
 from transforms.times import EARLIEST_NS, LATEST_NS, SECOND, Int64, parse_moment, ticks_to_ns
 
 # A recording of one file is far shorter; times beyond are damage, and would not fit the arithmetic.

@@ -3,14 +3,16 @@
 The index comes from one pass over the packets (no decoding): that gives each frame's presentation time after edit
 lists, which frames an edit list hides, and proves that every declared frame can be read. Decoders are fed by byte
 position, so nothing depends on seeking, which edit lists and negative times make unreliable.
+
+A file that was cut off after its tables (or between fragments) gives the frames that are whole, and says so.
 """
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +24,10 @@ from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 
 from transforms.errors import Unreadable
-from transforms.recordings import MAX_PIXELS, FrameIndex, Orientation
+from transforms.recordings import MAX_PIXELS, Calibration, FrameIndex, Orientation, Problem
+from transforms.recordings.source import FileSource, Source, as_file, as_source
+from transforms.telemetry import Track
+from transforms.times import Int64
 
 CODECS = frozenset({"h264", "hevc"})
 SUFFIXES = frozenset({".mp4", ".mov", ".m4v"})
@@ -53,11 +58,36 @@ def cause(error: Exception) -> str:
     return str(error.strerror if isinstance(error, av.FFmpegError) else error)
 
 
+def new_decoder(codec: str, extradata: bytes | None, threads: int) -> av.VideoCodecContext:
+    """A decoder that refuses damage and pictures that are too large."""
+    context = av.CodecContext.create(codec, "r")
+    assert isinstance(context, av.VideoCodecContext)
+    context.extradata = extradata
+    context.thread_count = threads
+    context.thread_type = "AUTO" if threads > 1 else "NONE"
+    # explode: a damaged picture is an error, never a picture with grey where the bytes were bad
+    context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
+    return context
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[av.container.InputContainer]:
+    if isinstance(source, FileSource):
+        with av.open(str(source.path), mode="r", format="mp4", options=OPEN_OPTIONS) as container:
+            yield container
+    else:
+        with (
+            as_file(source) as file,
+            av.open(file, mode="r", format="mp4", options=OPEN_OPTIONS) as container,
+        ):
+            yield container
+
+
 @dataclass
 class Mp4Channel:
     """The first video stream of a file."""
 
-    path: Path
+    source: Source
     codec: str
     declared_frames: int
     time_base: Fraction
@@ -66,52 +96,50 @@ class Mp4Channel:
     width: int
     height: int
 
+    name: str | None = None
+    start_ns: int | None = None
+    log_times_ns: Int64 | None = None
+
     def decoder(self, threads: int) -> av.VideoCodecContext:
-        context = av.CodecContext.create(self.codec, "r")
-        assert isinstance(context, av.VideoCodecContext)
-        context.extradata = self.extradata
-        context.thread_count = threads
-        context.thread_type = "AUTO" if threads > 1 else "NONE"
-        # explode: a damaged picture is an error, never a picture with grey where the bytes were bad
-        context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
-        return context
+        return new_decoder(self.codec, self.extradata, threads)
 
     def packets(self, frames: Sequence[int]) -> Iterator[av.Packet[Any]]:
-        with self.path.open("rb") as file:
-            for frame in frames:
-                size = int(self.index.size[frame])
-                data = os.pread(file.fileno(), size, int(self.index.position[frame]))
-                if len(data) != size:
-                    raise Unreadable(
-                        self.path.name, f"frame {frame} should have {size} bytes, {len(data)} are there"
-                    )
-                packet = av.Packet(data)
-                packet.pts = packet.dts = int(self.index.pts[frame])
-                packet.time_base = self.time_base
-                packet.is_keyframe = bool(self.index.key[frame])
-                yield packet
+        for frame in frames:
+            size = int(self.index.size[frame])
+            data = self.source.read(int(self.index.position[frame]), size)
+            if len(data) != size:
+                raise Unreadable(
+                    self.source.name, f"frame {frame} should have {size} bytes, {len(data)} are there"
+                )
+            packet = av.Packet(data)
+            packet.pts = packet.dts = int(self.index.pts[frame])
+            packet.time_base = self.time_base
+            packet.is_keyframe = bool(self.index.key[frame])
+            yield packet
 
     @cached_property
     def orientation(self) -> Orientation:
         """From the first frame that decodes; the container's own decoder carries the display matrix."""
         try:
-            with av.open(str(self.path), format="mp4", options=OPEN_OPTIONS) as container:
+            with _opened(self.source) as container:
                 container.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
                 for frame in container.decode(video=0):
                     return _orientation(frame)
         except (av.FFmpegError, ValueError) as error:
-            raise Unreadable(self.path.name, f"no frame decodes: {cause(error)}") from error
-        raise Unreadable(self.path.name, "no frame decodes")
+            raise Unreadable(self.source.name, f"no frame decodes: {cause(error)}") from error
+        raise Unreadable(self.source.name, "no frame decodes")
 
 
 @dataclass
 class Mp4Recording:
     """An indexed MP4/MOV file. creation_time: as the container has it, None when absent; codecs: of all its video."""
 
-    path: Path
     channels: Sequence[Mp4Channel]
     creation_time: str | None
     codecs: tuple[str, ...]
+    problems: tuple[Problem, ...] = ()
+    tracks: tuple[Track, ...] = ()
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
 
 
 def _time_base(stream: av.VideoStream, name: str) -> Fraction:
@@ -120,17 +148,34 @@ def _time_base(stream: av.VideoStream, name: str) -> Fraction:
     return Fraction(stream.time_base)
 
 
-def _index(container: av.container.InputContainer, stream: av.VideoStream, name: str) -> FrameIndex:
+def _index(
+    container: av.container.InputContainer, stream: av.VideoStream, name: str, end: int
+) -> tuple[FrameIndex, int | None]:
+    """The whole frames, and the first one that the end of the file cuts off."""
     pts: list[int] = []
     key: list[bool] = []
     shown: list[bool] = []
     position: list[int] = []
     size: list[int] = []
-    for packet in container.demux(stream):
+    cut: int | None = None
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            if not pts:
+                raise
+            cut = len(pts)
+            break
+        if packet is None:
+            break
         if packet.size == 0:  # the packet that flushes the decoder
             continue
         if packet.pts is None or packet.pos is None or packet.pos < 0:
             raise Unreadable(name, f"frame {len(pts)} has no time or no place in the file")
+        if packet.is_corrupt or packet.pos + packet.size > end:
+            cut = len(pts)
+            break
         if len(pts) and packet.has_sidedata("new_extradata"):
             raise Unreadable(name, f"the codec's parameters change at frame {len(pts)}")
         pts.append(packet.pts)
@@ -138,7 +183,7 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream, name:
         shown.append(not packet.is_discard)
         position.append(packet.pos)
         size.append(packet.size)
-    return FrameIndex(
+    index = FrameIndex(
         time_base=_time_base(stream, name),
         pts=np.array(pts, np.int64),
         key=np.array(key, np.bool_),
@@ -146,35 +191,45 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream, name:
         position=np.array(position, np.int64),
         size=np.array(size, np.int64),
     )
+    return index, cut
 
 
-def open_recording(path: Path) -> Mp4Recording:
+def open_recording(where: Path | Source) -> Mp4Recording:
     """Open and index a file; nothing stays open.
 
     channels is empty where the file has no video of H.264 or H.265 (`codecs` names what it has). Raises Unreadable when
     FFmpeg cannot read the container.
     """
+    source = as_source(where)
+    channels = []
+    cut: int | None = None
     try:
-        with av.open(str(path), format="mp4", options=OPEN_OPTIONS) as container:
+        with _opened(source) as container:
             streams = [
                 (stream, stream.codec_context.name if stream.codec_context else "unknown")
                 for stream in container.streams.video
             ]
-            channels = [
-                Mp4Channel(
-                    path=path,
-                    codec=codec,
-                    declared_frames=stream.frames,
-                    time_base=_time_base(stream, path.name),
-                    extradata=stream.codec_context.extradata,
-                    index=_index(container, stream, path.name),
-                    width=stream.codec_context.width,
-                    height=stream.codec_context.height,
+            # the first one: a demuxer passes over the file once, and cameras write one
+            for stream, codec in [pair for pair in streams if pair[1] in CODECS][:1]:
+                index, cut = _index(container, stream, source.name, source.size)
+                channels.append(
+                    Mp4Channel(
+                        source=source,
+                        codec=codec,
+                        declared_frames=stream.frames,
+                        time_base=_time_base(stream, source.name),
+                        extradata=stream.codec_context.extradata,
+                        index=index,
+                        width=stream.codec_context.width,
+                        height=stream.codec_context.height,
+                    )
                 )
-                # the first one: a demuxer passes over the file once, and cameras write one
-                for stream, codec in [pair for pair in streams if pair[1] in CODECS][:1]
-            ]
             creation_time = container.metadata.get("creation_time")
     except (av.FFmpegError, ValueError) as error:
-        raise Unreadable(path.name, f"FFmpeg cannot read it as MP4: {cause(error)}") from error
-    return Mp4Recording(path, channels, creation_time, tuple(codec for _, codec in streams))
+        raise Unreadable(source.name, f"FFmpeg cannot read it as MP4: {cause(error)}") from error
+    problems: tuple[Problem, ...] = ()
+    if cut is not None:
+        declared = channels[0].declared_frames
+        of = f" of {declared}" if declared else ""
+        problems = (Problem("partial", f"its data ends in frame {cut}{of}, {cut} whole frames are taken"),)
+    return Mp4Recording(channels, creation_time, tuple(codec for _, codec in streams), problems)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.errors import Unreadable
-from transforms.gnss import LONGEST_GAP_NS, Track, positions_at, read_track
+from transforms.telemetry import LONGEST_GAP_NS, Track, positions_at, read_track
 from transforms.times import SECOND
 
 NOW = 1_780_300_800 * SECOND
