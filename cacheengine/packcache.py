@@ -14,6 +14,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -244,10 +245,9 @@ def used(directory: CacheDir) -> int:
             continue
         for entry in entries:
             try:
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(Path(entry.path))
-                else:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
             except FileNotFoundError:
                 continue
     return total
@@ -262,10 +262,11 @@ def _disk(directory: CacheDir) -> tuple[int, bool]:
     ), not status.f_files or status.f_favail > INODES_KEPT
 
 
-def room(directory: CacheDir) -> int:
-    """Bytes that still fit: by quota and by the disk."""
+def room(directory: CacheDir, taken: int | None = None) -> int:
+    """Bytes that still fit: by quota and by the disk. taken: what is used of the quota, when that is known."""
     free, has_inodes = _disk(directory)
-    return max(0, min(directory.quota - used(directory), free)) if has_inodes else 0
+    left = directory.quota - (used(directory) if taken is None else taken)
+    return max(0, min(left, free)) if has_inodes else 0
 
 
 def report(directory: CacheDir) -> DirReport:
@@ -286,11 +287,13 @@ def blocks_of(need: Need) -> int:
     return int((-(-need.length // BLOCK) * BLOCK).sum())
 
 
-def slack(directory: CacheDir, pack: str) -> int:
-    """Bytes allocated to a pack that no resident member takes: an earlier reservation, which is not paid twice."""
+def drop_unfilled(directory: CacheDir, pack: str) -> int:
+    """Give back what was reserved or written and never marked; bytes freed. Safe for mounted packs: what they show is marked."""
     allocated = pack_path(directory, pack).stat().st_blocks * 512
     known = haves.load(have_path(directory, pack))
-    return max(0, int(allocated - (-(-known.size // BLOCK) * BLOCK).sum()))
+    if allocated <= int((-(-known.size // BLOCK) * BLOCK).sum()):
+        return 0
+    return keep_only(directory, pack, known)
 
 
 def reserve(
@@ -305,12 +308,16 @@ def reserve(
     what: who asks, for the error. make_room(bytes): asked to evict at least so much of what may go; False when nothing is left
     to evict. advice: what a person could do. Raises NoSpace, and then nothing stays reserved.
     """
-    with _cache_locked(cache):
+    with _cache_locked(cache) as fd:
+        known = _recall(cache, fd)
         while True:
-            placed, short, available = _place(cache, needs)
+            at, usage = known or (time.monotonic(), {d.path: used(d) for d in cache.dirs})
+            placed, short, available = _place(cache, needs, usage)
             if not short:
                 break
-            if not make_room(short):
+            if known is not None:
+                known = None  # it may be less by now
+            elif not make_room(short):
                 metrics.no_space.inc()
                 total = sum(blocks_of(need) for need in needs)
                 raise NoSpace(
@@ -326,33 +333,57 @@ def reserve(
                 _allocate(placed[need.pack], need)
         except OSError as error:
             for need in done:
-                _give_back(placed[need.pack], need)
+                drop_unfilled(placed[need.pack], need.pack)
             metrics.no_space.inc()
             raise NoSpace(what, f"the disk said: {error.strerror}", advice()) from error
+        _remember(cache, fd, at, usage)
     return placed
 
 
+# cache → (stamp of its last reservation, when its usage was counted, usage by directory): counting walks all folders
+_counted: dict[Cache, tuple[int, float, dict[Path, int]]] = {}
+COUNT_EVERY_S = 5.0
+
+
+def _recall(cache: Cache, fd: int) -> tuple[float, dict[Path, int]] | None:
+    """(when it was counted, usage as after our own last reservation), while nobody else has made one; else None."""
+    stamp, at, usage = _counted.get(cache, (0, 0.0, {}))
+    fresh = os.fstat(fd).st_mtime_ns == stamp and time.monotonic() - at < COUNT_EVERY_S
+    return (at, dict(usage)) if fresh else None
+
+
+def _remember(cache: Cache, fd: int, at: float, usage: dict[Path, int]) -> None:
+    os.utime(fd, ns=(time.time_ns(), time.time_ns()))
+    _counted[cache] = (os.fstat(fd).st_mtime_ns, at, usage)
+
+
 @contextmanager
-def _cache_locked(cache: Cache) -> Iterator[None]:
+def _cache_locked(cache: Cache) -> Iterator[int]:
     """One reservation at a time, over all processes."""
     fd = os.open(cache.dirs[0].path / ".reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        yield fd
     finally:
         os.close(fd)
 
 
-def _place(cache: Cache, needs: Sequence[Need]) -> tuple[dict[str, CacheDir], int, int]:
-    """(pack → directory, bytes that found no place, bytes there were): where the pack lies, else the fastest with room."""
-    left = {directory.path: room(directory) for directory in cache.dirs}
+def _place(
+    cache: Cache, needs: Sequence[Need], usage: dict[Path, int]
+) -> tuple[dict[str, CacheDir], int, int]:
+    """(pack → directory, bytes that found no place, bytes there were): where the pack lies, else the fastest with room.
+
+    usage: bytes used of each directory; what is placed is added.
+    """
+    left = {directory.path: room(directory, usage[directory.path]) for directory in cache.dirs}
     available, short = sum(left.values()), 0
     placed: dict[str, CacheDir] = {}
     for need in needs:
         home = find_pack(cache, need.pack)
-        size = blocks_of(need)
+        # the record grows by 24 bytes a member; a new pack has a folder and a record of its own
+        records = -(-24 * len(need.offset) // BLOCK) * BLOCK
+        size = blocks_of(need) + records + (3 * BLOCK if home is None else 0)
         if home is not None:
-            size = max(0, size - slack(home, need.pack))
             fitting = [home] if left[home.path] >= size else []
         else:
             fitting = [directory for directory in cache.dirs if left[directory.path] >= size]
@@ -361,6 +392,7 @@ def _place(cache: Cache, needs: Sequence[Need]) -> tuple[dict[str, CacheDir], in
             continue
         chosen = min(fitting, key=lambda d: (_RANK[d.medium], -left[d.path]))
         left[chosen.path] -= size
+        usage[chosen.path] += size
         placed[need.pack] = chosen
     return placed, short, available
 
@@ -391,8 +423,3 @@ def _allocate(directory: CacheDir, need: Need) -> None:
                 raise OSError(code, os.strerror(code))
     finally:
         os.close(fd)
-
-
-def _give_back(directory: CacheDir, need: Need) -> None:
-    """Undo a reservation that failed half-way: blocks of missing members, which no record speaks of."""
-    keep_only(directory, need.pack, haves.load(have_path(directory, need.pack), need.size))

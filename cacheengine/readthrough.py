@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ import structlog
 
 from cacheengine import fetch, metrics, packcache, wanted
 from cacheengine import have as haves
-from cacheengine.errors import Busy, FetchFailed
+from cacheengine.errors import Busy, FetchFailed, NoSpace
 from cacheengine.have import Mask
 from cacheengine.node import node_store, read_node_file
 from cacheengine.packcache import Cache, CacheDir, Need, open_cache
@@ -35,6 +36,8 @@ from lake.stores import Store
 
 FLUSH_EVERY_S = 2.0
 FLUSH_BYTES = 64 << 20
+ROOM_WAIT_S = 15.0
+_FIX = "free a version (`outlap free`), or give the node's cache_dirs a larger quota"
 
 log = structlog.get_logger()
 
@@ -59,7 +62,8 @@ class _Pack:
 class ReadThrough:
     """All packs of a node for readers in this process; every method may be called from many threads.
 
-    views: the saved rows of versions (see wanted.py). counts: file that tells the agent what was missed.
+    views: the saved rows of versions (see wanted.py). counts: file that tells the agent what was missed; one
+    beside it, `.room`, asks it to make room.
     """
 
     def __init__(self, cache: Cache, store: Store, views: Path, counts: Path | None = None) -> None:
@@ -182,14 +186,7 @@ class ReadThrough:
     def _fetch(self, pack: _Pack, rows: haves.Ints) -> None:
         want = pack.want.take(rows)
         need = Need(want.pack, want.size, want.offset, want.length)
-        # room is made by the agent alone: it knows what is desired and mounted
-        packcache.reserve(
-            self._cache,
-            [need],
-            f"read of {want.pack[:12]}",
-            lambda _: False,
-            lambda: "free a version (`outlap free`), or give the node's cache_dirs a larger quota",
-        )
+        self._reserve(need)
         bad: list[fetch.Bad] = []
         for piece in fetch.plan(want.offset, want.length):
             bad += fetch.fetch_piece(self._store, want, piece, pack.fd)
@@ -207,6 +204,22 @@ class ReadThrough:
             raise FetchFailed(
                 f"byte {bad[0].offset} of the pack {want.pack[:12]}", bad[0].cause, "sync the version again"
             )
+
+    def _reserve(self, need: Need) -> None:
+        """Take the space. Room is made by the agent alone, which knows what is desired and mounted: it is waited for."""
+        end = time.monotonic() + ROOM_WAIT_S
+        while True:
+            try:
+                packcache.reserve(
+                    self._cache, [need], f"read of {need.pack[:12]}", lambda _: False, lambda: _FIX
+                )
+                return
+            except NoSpace:
+                if time.monotonic() > end:
+                    raise
+                if self._counts is not None:
+                    self._counts.with_suffix(".room").write_text(str(packcache.blocks_of(need)))
+                time.sleep(0.1)
 
     def _pack(self, pack_id: str) -> _Pack:
         """The pack as it is on disk now: loaded anew when bytes were taken from it or when a version was added."""

@@ -123,6 +123,7 @@ def run() -> None:
         settings.state_dir / "agent.json", json.dumps({"address": node.address, "pid": os.getpid()}).encode()
     )
     threads = [threading.Thread(target=reconcile.run, args=(node,), name="reconcile")]
+    threads.append(threading.Thread(target=reconcile.watch_room, args=(node,), name="room"))
     threads.append(threading.Thread(target=mounts.run, args=(node,), name="mounts"))
     if control is not None:
         threads.append(threading.Thread(target=heartbeat.beat, args=(node, control), name="heartbeat"))

@@ -49,10 +49,11 @@ def mount(node: Node, request: MountRequest) -> MountAnswer:
         target = _target(node, request, dataset, tag)
         with node.lock:
             known = node.mounts.get(str(target))
-        if known is not None and known.report.dataset != dataset:
+        if known is not None and (known.report.dataset, known.report.version) != (dataset, version):
+            # its open files would lose their lease
             raise Busy(
                 f"the folder {target}",
-                f"{known.report.dataset} is mounted there",
+                f"{known.report.dataset}@{known.report.tag}, version {known.report.version[:12]}, is mounted there",
                 "unmount it (`outlap umount`) first",
             )
         backend, why = views.choose_backend(request.backend, _folder(images(node)))
@@ -97,8 +98,7 @@ def _leased(node: Node, record: MountRecord) -> Iterator[None]:
     target = record.report.target
     with node.space, node.lock:
         before = node.mounts.get(target)
-        packs = record.packs if before is None else tuple({*record.packs, *before.packs})
-        node.mounts[target] = record.model_copy(update={"packs": packs})
+        node.mounts[target] = record
         save_mounts(node)
     try:
         yield
@@ -118,7 +118,12 @@ def _mount(node: Node, report: MountReport, only_warm: bool, why: str) -> MountA
         node.store(), node.config.views, report.version
     )
     packs = tuple(part.id for part in want.packs)
-    record = MountRecord(report=report, only_warm=only_warm, packs=packs, mounted_ns=now_ns())
+    with node.lock:
+        before = node.mounts.get(report.target)
+    held = set(before.held) if before is not None else set()
+    record = MountRecord(
+        report=report, only_warm=only_warm, held=tuple(sorted(held.union(packs))), mounted_ns=now_ns()
+    )
     with _leased(node, record):
         masks = {part.pack: packcache.resident(node.cache, part) for part in wants.read_packs(want)}
         rows, files, size = want.rows, want.files, want.bytes
@@ -143,7 +148,8 @@ def _mount(node: Node, report: MountReport, only_warm: bool, why: str) -> MountA
         )
         views.mount_view(report.backend, plan, why)
     with node.space, node.lock:
-        node.mounts[report.target] = record.model_copy(update={"packs": packs, "remote": remote})
+        held.update(pack for pack in packs if local[pack])
+        node.mounts[report.target] = record.model_copy(update={"held": tuple(sorted(held)), "remote": remote})
         node.mounted_ns[report.version] = record.mounted_ns
         save_mounts(node)
     log.info(

@@ -11,7 +11,7 @@ import structlog
 
 from cacheengine import metrics
 from cacheengine.agent import residency
-from cacheengine.agent.state import Node, Status, leased_packs, now_ns
+from cacheengine.agent.state import Node, Status, mounted_versions, now_ns
 from cacheengine.eviction import Key
 from cacheengine.wire import Failure
 from lake.errors import Explained
@@ -19,6 +19,7 @@ from lake.errors import Explained
 CHECK_EVERY_NS = 60 * 10**9
 PUT_OFF_NS = 10 * 10**9
 IDLE_S = 2.0
+ROOM_S = 0.2
 
 log = structlog.get_logger()
 
@@ -63,7 +64,7 @@ def reconcile(
 def _leased_keys(node: Node) -> set[Key]:
     """Versions of which a mounted view holds packs."""
     with node.lock:
-        mounted = {record.report.version for record in node.mounts.values()}
+        mounted = mounted_versions(node)
         return {key for key in node.statuses if key.version in mounted}
 
 
@@ -123,7 +124,6 @@ def run(node: Node) -> None:
                 )
                 node.works("reconcile")
                 continue
-            residency.keep_below_watermarks(node, leased_packs(node))
             node.works("reconcile")
         except Exception as error:
             if not isinstance(error, Explained | OSError):
@@ -131,3 +131,15 @@ def run(node: Node) -> None:
             node.failed("reconcile", error)
             _put_off(node, action)
         node.wake.wait(IDLE_S)
+
+
+def watch_room(node: Node) -> None:
+    """Keep every directory below its high mark while readers fill it. Apart from the loop, which may be in a long warm."""
+    while not node.ending.wait(ROOM_S):
+        try:
+            residency.keep_below_watermarks(node)
+            node.works("room")
+        except Exception as error:
+            if not isinstance(error, Explained | OSError):
+                log.exception("unexpected", part="room")
+            node.failed("room", error)

@@ -18,13 +18,14 @@ from cacheengine.agent.state import (
     Node,
     Status,
     leased_packs,
+    mounted_versions,
     now_ns,
     save_releasing,
     saved_wants,
 )
 from cacheengine.eviction import Key
 from cacheengine.have import Have
-from cacheengine.packcache import CacheDir, Need
+from cacheengine.packcache import Need
 from cacheengine.wanted import Want
 from cacheengine.wire import Failure
 from lake.errors import Explained
@@ -198,7 +199,9 @@ def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
             return list(_missing(node, want, str(error)))
         raise
     finally:
-        _drop_unused(node, placed)
+        with node.space:
+            for pack, directory in placed.items():
+                packcache.drop_unfilled(directory, pack)
     return _by_path(want, places, bad)
 
 
@@ -216,19 +219,11 @@ def _by_path(want: Want, places: dict[str, int], bad: list[fetch.Bad]) -> list[F
     return failures
 
 
-def _drop_unused(node: Node, placed: dict[str, CacheDir]) -> None:
-    """Give back what was reserved and not filled. Mounted packs are left as they are."""
-    with node.space:
-        leased = leased_packs(node)
-        for pack, directory in placed.items():
-            if pack in leased or not packcache.slack(directory, pack):
-                continue
-            packcache.keep_only(directory, pack, haves.load(packcache.have_path(directory, pack)))
-
-
 def _keeps(node: Node, without: Key | None = None) -> Callable[[str], Have]:
-    """pack → members that desired versions (but `without`) want of it."""
-    known = {key: want for key, want in saved_wants(node).items() if key != without}
+    """pack → members that desired versions (but `without`, and those that were evicted) want of it."""
+    with node.lock:
+        gone = {without, *(key for key, status in node.statuses.items() if status.evicted)}
+    known = {key: want for key, want in saved_wants(node).items() if key not in gone}
     places = {key: {part.id: place for place, part in enumerate(want.packs)} for key, want in known.items()}
 
     def keep(pack: str) -> Have:
@@ -258,9 +253,8 @@ def release(node: Node, key: Key) -> None:
         with node.lock:
             if key in node.desired:
                 return
-            mounted = {record.report.version for record in node.mounts.values()}
-        if key.version in mounted:
-            return
+            if key.version in mounted_versions(node):
+                return
         want = wants.load_want(node.config.views, key.version, key.list_id)
         leased, keep, freed = leased_packs(node), _keeps(node), 0
         for part in want.packs if want is not None else ():
@@ -295,13 +289,13 @@ def check(node: Node, key: Key) -> None:
 
 def _steps(node: Node, asking: Key | None) -> list[eviction.Step]:
     packs = {p: changed for d in node.cache.dirs for p, (_, changed) in packcache.packs_on_disk(d).items()}
-    known = saved_wants(node)
+    known, mounted = saved_wants(node), mounted_versions(node)
     with node.lock:
         holdings = [
             eviction.Holding(
                 key,
                 frozenset(part.id for part in known[key].packs) if key in known else frozenset(),
-                version.pinned,
+                version.pinned or key.version in mounted,
                 node.mounted_ns.get(key.version, 0),
             )
             for key, version in node.desired.items()
@@ -313,25 +307,25 @@ def _steps(node: Node, asking: Key | None) -> list[eviction.Step]:
 def _room_maker(node: Node, asking: Key) -> Callable[[int], bool]:
     """Evicts step by step when a reservation asks; False when nothing is left."""
     steps: Iterator[eviction.Step] | None = None
+    keep = _keeps(node)
 
     def make_room(short: int) -> bool:
         nonlocal steps
         steps = iter(_steps(node, asking)) if steps is None else steps
-        freed, took = 0, False
+        freed = 0
         for step in steps:
-            freed += _take(node, step)
-            took = took or freed > 0
+            freed += _take(node, step, keep)
             if freed >= short:
-                return True
-        return took
+                break
+        return freed > 0
 
     return make_room
 
 
-def _take(node: Node, step: eviction.Step) -> int:
+def _take(node: Node, step: eviction.Step, keep: Callable[[str], Have]) -> int:
     """Carry out one step of eviction; bytes freed."""
     if step.kind == "trim":
-        return trim(node, step.pack, _keeps(node), "room")
+        return trim(node, step.pack, keep, "room")
     assert step.key is not None
     with node.lock:
         status = node.statuses.get(step.key)
@@ -341,7 +335,7 @@ def _take(node: Node, step: eviction.Step) -> int:
         status.state, status.evicted = "failed", True
         status.failures = (Failure(path="", cause=EVICTED),)
     want = wants.load_want(node.config.views, step.key.version, step.key.list_id)
-    keep, leased, freed = _keeps(node, without=step.key), leased_packs(node), 0
+    keep, leased, freed = _keeps(node), leased_packs(node), 0
     for part in want.packs if want is not None else ():
         if part.id not in leased:
             freed += trim(node, part.id, keep, "room")
@@ -356,7 +350,7 @@ def _take(node: Node, step: eviction.Step) -> int:
 def _advice(node: Node, asking: Key) -> str:
     """What would make room: the versions that are held fast."""
     with node.lock:
-        mounted = {record.report.version for record in node.mounts.values()}
+        mounted = mounted_versions(node)
         held = []
         for key, status in node.statuses.items():
             if key == asking or not status.bytes_resident:
@@ -368,27 +362,39 @@ def _advice(node: Node, asking: Key) -> str:
     return f"unmount, unpin or free one of {', '.join(held[:10])}, or give the node a larger quota"
 
 
-def keep_below_watermarks(node: Node, leased: set[str]) -> None:
-    """Above the high mark of a directory, take bytes beyond what is desired, oldest first, down to the low mark."""
+def keep_below_watermarks(node: Node) -> None:
+    """Above the high mark of a directory, or when a reader waits for room, take bytes beyond what is desired, oldest first, down to
+    the low mark."""
+    asked = wanted_room(node)
     for directory in node.cache.dirs:
-        over = packcache.used(directory)
-        if over <= directory.quota * directory.high:
+        used = packcache.used(directory)
+        if used <= directory.quota * directory.high and packcache.room(directory, used) >= asked:
             continue
-        over -= int(directory.quota * directory.low)
+        over = used - int(directory.quota * directory.low) + asked
         with node.space:
-            on_disk = packcache.packs_on_disk(directory)
+            on_disk, keep = packcache.packs_on_disk(directory), _keeps(node)
             for step in _steps(node, None):
                 if over <= 0 or step.kind == "version":
                     break
-                if step.pack in on_disk and step.pack not in leased:
-                    over -= trim(node, step.pack, _keeps(node), "watermark")
+                if step.pack in on_disk:
+                    over -= trim(node, step.pack, keep, "watermark")
+
+
+def wanted_room(node: Node) -> int:
+    """Bytes that readers beside the agent wait for just now; asking ends with this look."""
+    asked = 0
+    for path in (node.config.state_dir / "counts").glob("*.room"):
+        try:
+            asked += int(path.read_text())
+        except ValueError:
+            continue  # it is being written: the next look has it
+        path.unlink(missing_ok=True)
+    return asked
 
 
 def tidy(node: Node) -> None:
-    """At start: what a killed agent reserved and did not fill goes back. Mounted packs are left as they are."""
+    """At start: what a killed agent reserved and did not fill goes back."""
     with node.space:
-        leased = leased_packs(node)
         for directory in node.cache.dirs:
             for pack in packcache.packs_on_disk(directory):
-                if pack not in leased and packcache.slack(directory, pack):
-                    packcache.keep_only(directory, pack, haves.load(packcache.have_path(directory, pack)))
+                packcache.drop_unfilled(directory, pack)

@@ -68,11 +68,15 @@ class Status:
 
 
 class MountRecord(Wire):
-    """A view that the agent keeps mounted. packs: what its image may point at; remote: those that fetchfs serves."""
+    """A view that the agent keeps mounted.
+
+    held: packs that are, or since it was first mounted were, devices of it by themselves: the kernel reads them without asking,
+    also for files that were opened before the view was replaced. remote: packs that fetchfs serves.
+    """
 
     report: MountReport
     only_warm: bool = False
-    packs: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
     remote: tuple[str, ...] = ()
     mounted_ns: int = 0
 
@@ -204,9 +208,14 @@ def load_state(node: Node) -> None:
 
 
 def leased_packs(node: Node) -> set[str]:
-    """Packs that mounted images point at: never touched."""
+    """Packs that mounted images point at: never touched. Those behind fetchfs are not among them: it checks before it reads."""
     with node.lock:
-        return {pack for record in node.mounts.values() for pack in record.packs}
+        return {pack for record in node.mounts.values() for pack in record.held}
+
+
+def mounted_versions(node: Node) -> set[str]:
+    with node.lock:
+        return {record.report.version for record in node.mounts.values()}
 
 
 def saved_wants(node: Node) -> dict[Key, wants.Want]:

@@ -153,8 +153,10 @@ class Idc:
             self.stop(name)
         counters = [*self.state.glob("*.counters"), *self.state.glob("images/*.counters")]
         daemons = [json.loads(path.read_text())["pid"] for path in counters]
-        for mount in mountapi.mounts_below(self.folder):
-            mountapi.unmount(mount.target, lazy=True)
+        for mount in reversed(mountapi.mounts()):
+            # views elsewhere have their image here
+            if mount.target.is_relative_to(self.folder) or mount.source.startswith(str(self.folder)):
+                mountapi.unmount(mount.target, lazy=True)
         for pid in daemons:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -390,6 +392,22 @@ def test_a_warm_that_does_not_fit_fails_at_once_and_says_what_helps(
     wait_until(lambda: idc.reports()[small.version].state == "failed", "the eviction")
     report = idc.reports()[small.version]
     assert "evicted" in report.failures[0].cause and report.files_resident < 60
+
+
+def test_a_view_of_more_than_fits_reads_right_inside_the_quota(
+    own_idc: Callable[..., Idc], tmp_path: Path
+) -> None:
+    lake, idc = open_store(folder_config(tmp_path)), own_idc(folder_config(tmp_path), quota=3 * MIB)
+    small = publish(lake, tmp_path, make_files(15, 40_000, 60_000), "small")
+    large = publish(lake, tmp_path, make_files(90, 40_000, 60_000, seed=2), "large")
+    assert idc.warm(small).state == "done"
+    warm, view = idc.mount(small), idc.mount(large)
+    assert_reads_right(view, large.files)
+    assert sum(path.stat().st_blocks * 512 for path in idc.cache.rglob("*")) <= idc.quota
+    drop_pages()
+    assert_reads_right(warm, small.files)
+    assert_reads_right(view, large.files)
+    assert idc.reports()[small.version].state == "resident"
 
 
 def test_a_damaged_object_is_a_failure_with_its_path_and_never_warm(

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,7 @@ from cacheengine.wanted import Want
 from lake import stores
 from lake.errors import NotFound
 from lake.stores import Store
-
 from tests.cacheengine.nodes import Dataset, cache_at, damage, make_files, object_path, publish
-
 
 EMPTY = 1  # the empty file of the dataset has no bytes to miss
 
@@ -44,7 +43,7 @@ def test_requests_cover_every_member_once_and_are_bounded(steps: list[tuple[int,
         assert piece.offset == offset[rows[0]]
         assert piece.offset + piece.length == max(offset[r] + length[r] for r in rows)
         assert piece.length <= REQUEST or len(rows) == 1
-        for before, after in zip(rows, rows[1:], strict=False):
+        for before, after in pairwise(rows):
             assert offset[after] - (offset[before] + length[before]) <= GAP
     assert covered == list(range(len(offset)))
 
@@ -143,7 +142,7 @@ def test_a_pack_that_is_gone(published: tuple[Store, Dataset, Want], tmp_path: P
 
 
 def test_a_stopped_fetch_keeps_what_it_marked(published: tuple[Store, Dataset, Want], tmp_path: Path) -> None:
-    store, data, want = published
+    store, _, want = published
     cache, stop = cache_at(tmp_path / "cache"), threading.Event()
     stop.set()
     part, _ = fetch.unique_members(wanted.read_pack(want, 0))
@@ -250,7 +249,7 @@ def test_reading_through_raises_for_a_damaged_member_and_serves_the_others(
 def test_reading_through_after_room_was_made_fetches_again(
     published: tuple[Store, Dataset, Want], tmp_path: Path
 ) -> None:
-    store, data, want = published
+    store, _, want = published
     cache = cache_at(tmp_path / "cache")
     through = ReadThrough(cache, store, tmp_path / "views")
     part, _ = fetch.unique_members(wanted.read_pack(want, 0))
