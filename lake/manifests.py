@@ -13,12 +13,12 @@ A part ends before a row whose path hash says so (1 in 65,536), so that new rows
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,6 +28,9 @@ from lake import stores
 from lake.canonical import blake3_hex, canonical_json, is_hash, read_json
 from lake.errors import Corrupt, NotFound, Refused
 from lake.packs import parquet_bytes
+from lake.paths import check_folders as check_folders
+from lake.paths import check_paths as check_paths
+from lake.paths import check_utf8, path_hashes, text_bytes
 from lake.stores import Store
 
 KEY_COLUMNS: tuple[tuple[str, Any], ...] = (
@@ -48,10 +51,12 @@ LOCATION_SCHEMA = pa.schema([("pack", pa.string()), ("offset", pa.int64()), ("si
 TAG_TYPES = {"string": pa.string(), "bool": pa.bool_(), "int64": pa.int64(), "double": pa.float64()}
 MAX_PART_ROWS = 1_000_000
 CUT_MASK = np.uint64(0xFFFF)
-MAX_NAME = 255
+IS_HEX = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8))
+# EROFS counts blocks of 4 KiB in 32 bits
+MAX_FILE = 1 << 44
 # what content_id is: the BLAKE3 of the file's bytes, or of the canonical JSON [store, key, etag, size] (lake/inplace.py)
 IDENTITIES = ("content", "etag")
-UInt64 = npt.NDArray[np.uint64]
+_NO_ROWS = pa.schema(list(KEY_COLUMNS)).empty_table()
 
 
 @dataclass(frozen=True)
@@ -94,19 +99,6 @@ def _checked_id(text: str) -> str:
     return text
 
 
-def _text_bytes(column: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Lengths of each string in bytes (n), and all bytes joined."""
-    array = pc.fill_null(column, "").cast(pa.large_binary())
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_binary())
-    if not len(array):
-        return np.zeros(0, np.int64), np.zeros(0, np.uint8)
-    offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
-    data = array.buffers()[2]
-    joined = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
-    return np.diff(offsets), joined[offsets[0] : offsets[-1]]
-
-
 def canonical_columns_id(table: pa.Table) -> str:
     """BLAKE3 of the canonical column bytes of a table (see the module's text)."""
     columns = [[field.name, str(field.type)] for field in table.schema]
@@ -115,7 +107,7 @@ def canonical_columns_id(table: pa.Table) -> str:
         there = pc.is_valid(column).to_numpy(zero_copy_only=False) if table.num_rows else np.zeros(0, bool)
         digest.update(np.packbits(there).tobytes())
         if pa.types.is_string(field.type):
-            lengths, joined = _text_bytes(column)
+            lengths, joined = text_bytes(column)
             digest.update(lengths.astype("<i8").tobytes())
             digest.update(np.ascontiguousarray(joined).data)
         elif table.num_rows:
@@ -124,74 +116,6 @@ def canonical_columns_id(table: pa.Table) -> str:
                 values = np.where(np.isnan(values), np.nan, values + 0.0)  # one NaN, no minus zero
             digest.update(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"))).tobytes())
     return digest.hexdigest()
-
-
-def path_hashes(paths: Any) -> UInt64:
-    """A 64-bit hash of each path: sum of (byte + 1) * K**(place + 1) mod 2**64, then the mixer of splitmix64."""
-    lengths, joined = _text_bytes(paths)
-    hashes = np.zeros(len(lengths), np.uint64)
-    if len(joined):
-        starts = np.cumsum(lengths) - lengths
-        places = np.arange(len(joined), dtype=np.int64) - np.repeat(starts, lengths)
-        powers = np.cumprod(np.full(int(lengths.max()), 0x9E3779B97F4A7C15, np.uint64), dtype=np.uint64)
-        products = (joined.astype(np.uint64) + np.uint64(1)) * powers[places]
-        full = np.flatnonzero(lengths)
-        hashes[full] = np.add.reduceat(products, starts[full])
-    hashes ^= hashes >> np.uint64(30)
-    hashes *= np.uint64(0xBF58476D1CE4E5B9)
-    hashes ^= hashes >> np.uint64(27)
-    hashes *= np.uint64(0x94D049BB133111EB)
-    return hashes ^ (hashes >> np.uint64(31))
-
-
-def check_paths(paths: Any, what: str) -> None:
-    """Every path is relative and plain, parts of at most 255 bytes, strictly ascending. Raises Refused."""
-    if not len(paths):
-        return
-    bad = pc.fill_null(pc.match_substring_regex(paths, r"^$|^/|/$|//|\x00|(^|/)\.{1,2}(/|$)"), True)
-    if pc.any(bad).as_py():
-        path = pc.filter(paths, bad)[0].as_py()
-        raise Refused(f"{what}: the path {str(path)[:200]!r}", "it is no plain relative path")
-    lengths, joined = _text_bytes(paths)
-    ends = np.cumsum(lengths)
-    breaks = np.sort(np.concatenate([np.flatnonzero(joined == ord("/")), ends]))
-    # a name starts after a slash, or where the path starts: both count the byte before as none of it
-    starts = np.sort(np.concatenate([np.flatnonzero(joined == ord("/")) + 1, ends - lengths]))
-    longest = int((breaks - starts).max())
-    if longest > MAX_NAME:
-        raise Refused(what, f"a name in a path has {longest} bytes, {MAX_NAME} are possible", "shorten it")
-    if len(paths) > 1 and not pc.all(pc.less(paths[:-1], paths[1:])).as_py():
-        place = pc.index(pc.less(paths[:-1], paths[1:]), False).as_py()
-        raise Refused(
-            f"{what}: the path {paths[place + 1].as_py()!r}",
-            f"it does not come after {paths[place].as_py()!r}: a path stands twice, or the rows are not sorted",
-            "let the query give each path once (for example one recipe), ordered by path",
-        )
-
-
-def folders_of(paths: Any) -> set[str]:
-    """All folders above the paths."""
-    found: set[str] = set()
-    level = pc.unique(pc.replace_substring_regex(paths, r"/?[^/]*$", ""))
-    while len(level):
-        names = set(level.to_pylist()) - {""} - found
-        found |= names
-        level = pa.array(sorted({name.rpartition("/")[0] for name in names} - {""} - found), pa.string())
-    return found
-
-
-def check_folders(paths: Any, above: set[str], what: str) -> set[str]:
-    """No path is both a file and a folder. `above`: earlier files that may be; what to pass with the next part."""
-    folders = folders_of(paths)
-    both = folders & above
-    both |= set(pc.filter(paths, pc.is_in(paths, pa.array(sorted(folders), pa.string()))).to_pylist())
-    if both:
-        raise Refused(f"{what}: the path {min(both)!r}", "it is a file and a folder", "rename one of them")
-    # Only an earlier file whose name begins the last path can still become a folder: rows are sorted.
-    last = paths[len(paths) - 1].as_py()
-    prefixes = [last[:end] for end in range(1, len(last) + 1)]
-    here = set(pc.filter(paths, pc.is_in(paths, pa.array(prefixes, pa.string()))).to_pylist())
-    return here | (above & set(prefixes))
 
 
 def cut_parts(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -220,18 +144,22 @@ def cut_parts(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def put_part(store: Store, table: pa.Table) -> tuple[PartRef, bool]:
-    """Write the rows of one part unless they are there; True when they were written."""
-    table = table.combine_chunks()
-    part_id = canonical_columns_id(table)
-    reference = PartRef(
-        part_id,
+def part_of(table: pa.Table) -> PartRef:
+    """What a root says of these rows."""
+    return PartRef(
+        canonical_columns_id(table),
         table.num_rows,
         int(pc.sum(table["size"]).as_py()),
         table["path"][0].as_py(),
         table["path"][table.num_rows - 1].as_py(),
     )
-    return reference, stores.put_if_absent(store, part_key(part_id), parquet_bytes(table))
+
+
+def put_part(store: Store, table: pa.Table) -> tuple[PartRef, bool]:
+    """Write the rows of one part unless they are there; True when they were written."""
+    table = table.combine_chunks()
+    reference = part_of(table)
+    return reference, stores.put_if_absent(store, part_key(reference.id), parquet_bytes(table))
 
 
 def put_locations(store: Store, table: pa.Table) -> str:
@@ -243,26 +171,90 @@ def put_locations(store: Store, table: pa.Table) -> str:
 
 
 def _read_table(store: Store, key: str, table_id: str) -> pa.Table:
+    what = f"{key} in store {store.name}"
     try:
-        table = pq.read_table(io.BytesIO(stores.get(store, key)))
-    except pa.ArrowException as error:
-        raise Corrupt(
-            f"{key} in store {store.name}", f"it is not Parquet: {error}", "sync it again"
-        ) from error
-    if canonical_columns_id(table) != table_id:
-        raise Corrupt(
-            f"{key} in store {store.name}", "its rows do not have the hash of its name", "sync it again"
-        )
+        file = pq.ParquetFile(io.BytesIO(stores.get(store, key)))
+        if file.metadata.num_rows > MAX_PART_ROWS:
+            raise Corrupt(what, f"it has {file.metadata.num_rows:,} rows, {MAX_PART_ROWS:,} are possible")
+        table = file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise Corrupt(what, f"it is not Parquet: {error}", "sync it again") from error
+    try:
+        found = canonical_columns_id(table)
+    except (pa.ArrowException, TypeError) as error:
+        raise Corrupt(what, f"its columns have no canonical form: {error}") from error
+    if found != table_id:
+        raise Corrupt(what, "its rows do not have the hash of its name", "sync it again")
     return table
 
 
+def check_rows(table: pa.Table, what: str) -> None:
+    """Path, content_id and size of every row are legal, paths ascend. Raises Refused, naming the first bad row."""
+    for name, kind in KEY_COLUMNS:
+        if name not in table.schema.names or table.schema.field(name).type != kind:
+            raise Refused(what, f"its column {name} is no {kind}, or is not there")
+        if table[name].null_count:
+            row = pc.index(pc.is_null(table[name]), True).as_py()
+            raise Refused(f"{what}: row {row}", f"its {name} is null")
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if field.type not in TAG_TYPES.values() and field.type != pa.int32():
+            raise Refused(what, f"the column {field.name!r} is {field.type}")
+        if pa.types.is_string(field.type) and field.name != "path":
+            check_utf8(column, f"{what}: {field.name}")
+    check_paths(table["path"], what)
+    paths, sizes = table["path"], table["size"]
+    bad = pc.or_(pc.less(sizes, 0), pc.greater(sizes, MAX_FILE))
+    if pc.any(bad).as_py():
+        row = pc.index(bad, True).as_py()
+        raise Refused(
+            f"{what}: row {row}, {paths[row].as_py()!r}", f"a size of {sizes[row].as_py()} cannot be"
+        )
+    lengths, digits = text_bytes(table["content_id"])
+    # each wrong digit, by the row it stands in; lengths first, else the rows are not known
+    wrong = np.flatnonzero(lengths != 64)
+    if not len(wrong):
+        wrong = np.flatnonzero(~IS_HEX[digits]) // 64
+    if len(wrong):
+        row = int(wrong[0])
+        found = table["content_id"][row].as_py()[:80]
+        raise Refused(f"{what}: row {row}, {paths[row].as_py()!r}", f"{found!r} is no hash")
+
+
 def read_part(store: Store, part_id: str) -> pa.Table:
-    """Rows of a part, hash and paths checked. Raises NotFound, Corrupt."""
+    """Rows of a part; hash, paths, sizes and content ids checked. Raises NotFound, Corrupt."""
     table = _read_table(store, part_key(part_id), part_id)
     try:
-        check_paths(table["path"], f"the part {part_id[:12]}")
-    except (Refused, KeyError) as error:
+        check_rows(table, f"the part {part_id[:12]}")
+    except Refused as error:
         raise Corrupt(part_key(part_id), str(error)) from error
+    return table
+
+
+def read_parts(store: Store, root: Root) -> Iterator[pa.Table]:
+    """Every part of a root in turn, checked against what the root says of it, and against the parts before.
+
+    Raises NotFound, Corrupt (other counts or columns, a path that is a file here and a folder there).
+    """
+    above: set[str] = set()
+    for part in root.parts:
+        table = _fitting(root, part, read_part(store, part.id))
+        try:
+            above = check_folders(table["path"], above, f"the part {part.id[:12]}")
+        except Refused as error:
+            raise Corrupt(part_key(part.id), str(error)) from error
+        yield table
+
+
+def _fitting(root: Root, part: PartRef, table: pa.Table) -> pa.Table:
+    columns = tuple((field.name, str(field.type)) for field in table.schema)
+    if columns != root.columns:
+        raise Corrupt(part_key(part.id), f"its columns are {columns}, those of the version {root.columns}")
+    paths, size = table["path"], int(pc.sum(table["size"]).as_py() or 0)
+    found = (
+        PartRef(part.id, table.num_rows, size, paths[0].as_py(), paths[-1].as_py()) if len(paths) else None
+    )
+    if found != part:
+        raise Corrupt(part_key(part.id), f"the root speaks of {part}, it is {found}")
     return table
 
 
@@ -292,7 +284,7 @@ def make_root(
 
 
 def read_root(store: Store, version: str) -> Root:
-    """The root of a version, hash checked. Raises NotFound, Corrupt."""
+    """The root of a version, hash and every field checked. Raises NotFound, Corrupt."""
     key = root_key(version)
     try:
         data = stores.get(store, key)
@@ -306,11 +298,40 @@ def read_root(store: Store, version: str) -> Root:
         )
     value = read_json(data, key)
     try:
+        if canonical_json(value) != data:
+            raise Corrupt(key, "it is not canonical JSON")
         parts = tuple(PartRef(p["id"], p["rows"], p["bytes"], p["first"], p["last"]) for p in value["parts"])
         columns = tuple((name, kind) for name, kind in value["columns"])
-        return Root(value["identity"], value["files"], value["bytes"], columns, parts)
-    except (KeyError, TypeError, ValueError) as error:
+        root = Root(value["identity"], value["files"], value["bytes"], columns, parts)
+    except (KeyError, TypeError, ValueError, Refused) as error:
         raise Corrupt(key, f"it is no root: {error!r}") from error
+    problem = _root_problem(root)
+    if problem is not None:
+        raise Corrupt(key, problem)
+    return root
+
+
+def _root_problem(root: Root) -> str | None:
+    """What cannot be in a root whose hash is right: somebody wrote it so."""
+    for place, part in enumerate(root.parts):
+        texts, counts = (part.id, part.first, part.last), (part.rows, part.bytes)
+        if not all(isinstance(text, str) for text in texts) or not is_hash(part.id):
+            return f"part {place}: its id or its paths are no text of the right form"
+        if any(type(count) is not int or count < 0 for count in counts) or not 0 < part.rows <= MAX_PART_ROWS:
+            return f"part {place}: {part.rows!r} rows of {part.bytes!r} bytes cannot be"
+        if part.first > part.last:
+            return f"part {place}: its first path comes after its last"
+    for place, (one, two) in enumerate(itertools.pairwise(root.parts)):
+        if one.last >= two.first:
+            return f"part {place + 1}: {two.first!r} does not come after {one.last!r}"
+    if root.identity not in IDENTITIES:
+        return f"{root.identity!r} is no identity that is known: {', '.join(IDENTITIES)} are"
+    if root.columns[: len(KEY_COLUMNS)] != tuple((name, str(kind)) for name, kind in KEY_COLUMNS):
+        return f"its columns begin {root.columns[:3]}"
+    if len({name for name, _ in root.columns}) != len(root.columns):
+        return "a column stands twice"
+    totals = (sum(part.rows for part in root.parts), sum(part.bytes for part in root.parts))
+    return None if (root.files, root.bytes) == totals else f"its totals are not {totals}, those of its parts"
 
 
 @dataclass(frozen=True)
@@ -323,22 +344,52 @@ class Difference:
 
 
 def diff(store: Store, old: str, new: str) -> Difference:
-    """Rows that differ between two versions; parts that both share are not opened."""
+    """All rows that differ between two versions, in memory; `differences` streams them."""
+    steps = [Difference(_NO_ROWS, _NO_ROWS, _NO_ROWS), *differences(store, old, new)]
+    return Difference(
+        pa.concat_tables(step.added for step in steps),
+        pa.concat_tables(step.removed for step in steps),
+        pa.concat_tables(step.changed for step in steps),
+    )
+
+
+def differences(store: Store, old: str, new: str) -> Iterator[Difference]:
+    """Rows that differ between two versions, in ascending steps; parts that both share are not opened.
+
+    Memory: a part of each side, and what of it reaches past the other's end.
+    """
     before, after = read_root(store, old), read_root(store, new)
     shared = {part.id for part in before.parts} & {part.id for part in after.parts}
-    left = _key_rows(store, [part.id for part in before.parts if part.id not in shared])
-    right = _key_rows(store, [part.id for part in after.parts if part.id not in shared])
-    removed = left.filter(pc.invert(pc.is_in(left["path"], right["path"].combine_chunks())))
-    is_old = pc.is_in(right["path"], left["path"].combine_chunks())
+    waiting = [[part for part in root.parts if part.id not in shared] for root in (before, after)]
+    held = [_NO_ROWS, _NO_ROWS]
+    while any(waiting) or any(side.num_rows for side in held):
+        for side in (0, 1):
+            if not held[side].num_rows and waiting[side]:
+                held[side] = _key_rows(store, waiting[side].pop(0))
+        # all rows up to here are known on both sides: a side that has ended does not hold the other back
+        ends = [side["path"][-1].as_py() for side in held if side.num_rows]
+        known = [pc.less_equal(side["path"], min(ends)) for side in held]
+        ready = [side.filter(upto) for side, upto in zip(held, known, strict=True)]
+        held = [side.filter(pc.invert(upto)) for side, upto in zip(held, known, strict=True)]
+        step = _compared(*ready)
+        if step.added.num_rows or step.removed.num_rows or step.changed.num_rows:
+            yield step
+
+
+def _compared(left: pa.Table, right: pa.Table) -> Difference:
+    old_paths, new_paths = left["path"].combine_chunks(), right["path"].combine_chunks()
+    removed = left.filter(pc.invert(pc.is_in(left["path"], new_paths)))
+    at = pc.index_in(right["path"], old_paths)
+    is_old = pc.is_valid(at)
     both = right.filter(is_old)
-    at = pc.index_in(both["path"], left["path"].combine_chunks())
-    changed = both.filter(pc.not_equal(both["content_id"], pc.take(left["content_id"], at)))
-    return Difference(right.filter(pc.invert(is_old)), removed, changed)
-
-
-def _key_rows(store: Store, parts: Sequence[str]) -> pa.Table:
-    names = [name for name, _ in KEY_COLUMNS]
-    empty = pa.schema(list(KEY_COLUMNS)).empty_table()
-    return pa.concat_tables(
-        [empty, *(read_part(store, part).select(names).cast(empty.schema) for part in parts)]
+    was = pc.take(left["content_id"], pc.drop_null(at))
+    return Difference(
+        right.filter(pc.invert(is_old)), removed, both.filter(pc.not_equal(both["content_id"], was))
     )
+
+
+def _key_rows(store: Store, part: PartRef) -> pa.Table:
+    table = read_part(store, part.id)
+    if table.num_rows != part.rows:
+        raise Corrupt(part_key(part.id), f"it has {table.num_rows} rows, the root says {part.rows}")
+    return table.select(_NO_ROWS.schema.names)

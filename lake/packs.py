@@ -36,6 +36,8 @@ PACK_TARGET = 256 << 20
 # GNU tar and Python use base-256 sizes from here on; the octal field of ustar ends
 OCTAL_LIMIT = 8**11
 TAIL = 1 << 20
+# columns of other values in each row: a dictionary of them costs time and saves nothing
+UNIQUE = frozenset({"path", "name", "content_id", "sample_id", "timestamp_ns", "size", "offset"})
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,10 @@ def write_pack(path: Path, items: Iterable[tuple[str, bytes]]) -> Pack:
 def parquet_bytes(table: pa.Table) -> bytes:
     """Parquet with settings that depend on nothing but the rows."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", store_schema=False, write_statistics=True)
+    repeating = [name for name in table.schema.names if name not in UNIQUE]
+    pq.write_table(
+        table, sink, compression="zstd", store_schema=False, write_statistics=True, use_dictionary=repeating
+    )
     return sink.getvalue()
 
 

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lake import manifests, stores
+from lake import building, manifests, packs, stores
+from lake.canonical import blake3_hex, canonical_json
+from lake.config import StoreConfig
 from lake.errors import Corrupt, Refused
+from lake.stores import open_store
 
 
 def rows(paths, content="0" * 64):
@@ -103,6 +109,224 @@ def test_no_path_is_file_and_folder(split):
     manifests.check_folders(pa.array(["a/b", "a/bc/d", "b"]), set(), "it")
 
 
+def hostile(store, table):
+    """A part with the right hash of its rows, whatever they are: as a malicious publisher would write it."""
+    part_id = manifests.canonical_columns_id(table)
+    stores.put(store, manifests.part_key(part_id), packs.parquet_bytes(table))
+    return part_id
+
+
+def raw(column, kind=None):
+    """A column of strings that are no UTF-8: Arrow does not look."""
+    return pa.array([column], pa.binary()).view(pa.string()) if kind is None else pa.array([column], kind)
+
+
+def with_row(table, **values):
+    for name, value in values.items():
+        array = value if isinstance(value, pa.Array) else pa.array([value], table.schema.field(name).type)
+        column = pa.concat_arrays([table[name].combine_chunks()[:1], array, table[name].combine_chunks()[2:]])
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
+
+
+THREE = ["a", "b", "c"]
+HOSTILE = {
+    "escapes": ({"path": "b/../../etc"}, "row 1, the path .*no plain relative path"),
+    "absolute": ({"path": "/b"}, "row 1.*no plain relative path"),
+    "not normalised, dot": ({"path": "b/./c"}, "row 1.*no plain relative path"),
+    "not normalised, slashes": ({"path": "b//c"}, "row 1.*no plain relative path"),
+    "a folder": ({"path": "b/"}, "row 1.*no plain relative path"),
+    "a NUL": ({"path": "b\0c"}, "row 1.*no plain relative path"),
+    "no name": ({"path": ""}, "row 1.*no plain relative path"),
+    "long name": ({"path": "b" * 256}, "row 1.*256 bytes"),
+    "long path": ({"path": "b" + "/b" * 2000}, "row 1.*4001 bytes"),
+    "not UTF-8": ({"path": raw(b"b\xff")}, "row 1, .*not UTF-8"),
+    "not UTF-8 elsewhere": ({"content_id": raw(b"\xff" * 64)}, "row 1, .*not UTF-8"),
+    "repeats": ({"path": "a"}, "row 1, the path 'a': it does not come after 'a'"),
+    "out of order": ({"path": "A"}, "row 1, the path 'A': it does not come after"),
+    "no path": ({"path": None}, "row 1: its path is null"),
+    "no size": ({"size": None}, "row 1: its size is null"),
+    "negative size": ({"size": -1}, "row 1, 'b': a size of -1"),
+    "huge size": ({"size": 2**44 + 1}, "row 1, 'b': a size of 17592186044417"),
+    "short hash": ({"content_id": "0" * 63}, "row 1, 'b'.*no hash"),
+    "capital hash": ({"content_id": "A" * 64}, "row 1, 'b'.*no hash"),
+    "no hash": ({"content_id": ""}, "row 1, 'b'.*no hash"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_parts_are_refused_with_the_row(make_folder_store, name):
+    changes, says = HOSTILE[name]
+    store = make_folder_store()
+    part = hostile(store, with_row(rows(THREE), **changes))
+    with pytest.raises(Corrupt, match=says):
+        manifests.read_part(store, part)
+
+
+def test_hostile_columns_are_refused(make_folder_store):
+    store, table = make_folder_store(), rows(THREE)
+    for wrong, says in (
+        (table.drop_columns(["size"]), "column size"),
+        (table.set_column(2, "size", pa.array([1, 1, 1], pa.int32())), "column size"),
+        (table.append_column("when", pa.array([1, 2, 3], pa.timestamp("ms"))), "'when' is timestamp"),
+    ):
+        with pytest.raises(Corrupt, match=says):
+            manifests.read_part(store, hostile(store, wrong))
+    store_key = manifests.part_key("0" * 64)
+    stores.put(store, store_key, b"PAR1 and then nothing")
+    with pytest.raises(Corrupt, match="not Parquet"):
+        manifests.read_part(store, "0" * 64)
+
+
+def test_a_part_of_too_many_rows_is_not_read(make_folder_store, monkeypatch):
+    store = make_folder_store()
+    part = hostile(store, rows(THREE))
+    monkeypatch.setattr(manifests, "MAX_PART_ROWS", 2)
+    with pytest.raises(Corrupt, match="3 rows, 2 are possible"):
+        manifests.read_part(store, part)
+
+
+def put_root(store, table_list, change=lambda root: root):
+    refs = [manifests.put_part(store, table)[0] for table in table_list]
+    columns = [(field.name, str(field.type)) for field in table_list[0].schema]
+    _, data = manifests.make_root(columns, refs)
+    data = canonical_json(change(json.loads(data)))
+    version = blake3_hex(data)
+    stores.put(store, manifests.root_key(version), data)
+    return version
+
+
+def changed(place, **values):
+    def change(root):
+        root["parts"][place] |= values
+        return root
+
+    return change
+
+
+ROOTS = {
+    "order": (lambda root: root | {"parts": root["parts"][::-1]}, "does not come after"),
+    "twice": (lambda root: root | {"parts": root["parts"][:1] * 2}, "does not come after"),
+    "totals": (lambda root: root | {"files": 9}, "totals"),
+    "identity": (lambda root: root | {"identity": "name"}, "no identity"),
+    "columns": (lambda root: root | {"columns": root["columns"][1:]}, "columns begin"),
+    "column twice": (lambda root: root | {"columns": root["columns"] + root["columns"][-1:]}, "stands twice"),
+    "other columns": (
+        lambda root: root | {"columns": [*root["columns"], ["x", "string"]]},
+        "its columns are",
+    ),
+    "id": (changed(0, id="../x"), "part 0: its id"),
+    "type": (changed(0, rows="2"), "part 0: '2' rows"),
+    "bool": (changed(0, bytes=True), "part 0: 2 rows of True"),
+    "no rows": (changed(0, rows=0), "part 0: 0 rows"),
+    "negative": (changed(0, bytes=-1), "part 0: 2 rows of -1"),
+    "last": (changed(0, last="b/"), "the root speaks of"),
+    "first": (changed(1, first="c1"), "the root speaks of"),
+    "missing": (lambda root: {"parts": root["parts"]}, "no root"),
+    "list": (lambda root: root | {"parts": 1}, "no root"),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_hostile_roots_are_refused(make_folder_store, name):
+    store = make_folder_store()
+    change, says = ROOTS[name]
+    tables = [rows(["a", "b"]), rows(["c", "d"])]
+    good = put_root(store, tables)
+    assert pa.concat_tables(manifests.read_parts(store, manifests.read_root(store, good))).num_rows == 4
+    with pytest.raises(Corrupt, match=says):
+        list(manifests.read_parts(store, manifests.read_root(store, put_root(store, tables, change))))
+
+
+def test_json_that_is_not_canonical_is_no_root(make_folder_store):
+    store = make_folder_store()
+    data = stores.get(store, manifests.root_key(put_root(store, [rows(["a"])])))
+    for other in (
+        data.replace(b":", b": "),
+        data.replace(b'"path"', b'"p\\u0061th"'),
+        data[:-1],
+        b"[]",
+        b"\xff",
+    ):
+        version = blake3_hex(other)
+        stores.put(store, manifests.root_key(version), other)
+        with pytest.raises(Corrupt):
+            manifests.read_root(store, version)
+
+
+def test_a_file_of_one_part_is_no_folder_of_the_next(make_folder_store):
+    store = make_folder_store()
+    version = put_root(store, [rows(["a/b", "a/b!"]), rows(["a/b/c"])])
+    with pytest.raises(Corrupt, match="file and a folder"):
+        list(manifests.read_parts(store, manifests.read_root(store, version)))
+
+
+CONTENT = st.dictionaries(PATH.map("/".join), st.sampled_from("abc"), max_size=40)
+
+
+def of(content):
+    names = sorted(content, key=str.encode)
+    table = rows(names)
+    return table.set_column(1, "content_id", pa.array([content[name] * 64 for name in names], pa.string()))
+
+
+def placed(table):
+    packs_of, offsets = ["0" * 64] * table.num_rows, range(0, 4096 * table.num_rows, 4096)
+    return table.append_column("pack", pa.array(packs_of, pa.string())).append_column(
+        "offset", pa.array(offsets, pa.int64())
+    )
+
+
+def without_clashes(content):
+    folders = {name[:end] for name in content for end in range(len(name)) if name[end] == "/"}
+    return {name: value for name, value in content.items() if name not in folders}
+
+
+@settings(max_examples=60, deadline=None)
+@given(CONTENT.map(without_clashes), CONTENT.map(without_clashes))
+def test_a_difference_is_that_of_the_dictionaries(tmp_path_factory, old, new):
+    store = open_store(StoreConfig(name="l", idc="i", url=f"file://{tmp_path_factory.mktemp('d')}"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifests, "CUT_MASK", manifests.np.uint64(0x3))
+        names = ["path", "content_id", "size"]
+        versions = []
+        for content in (old | {"~": "c"}, new | {"~": "c"}):
+            parts = list(
+                building.put_parts(store, building.checked_parts([placed(of(content))], "it"), names)
+            )
+            kinds = [("path", "string"), ("content_id", "string"), ("size", "int64")]
+            version, root = manifests.make_root(kinds, [built.part for built in parts])
+            stores.put_if_absent(store, manifests.root_key(version), root)
+            versions.append(version)
+    found = manifests.diff(store, *versions)
+    assert found.added["path"].to_pylist() == sorted(new.keys() - old.keys(), key=str.encode)
+    assert found.removed["path"].to_pylist() == sorted(old.keys() - new.keys(), key=str.encode)
+    both = sorted((name for name in new.keys() & old.keys() if new[name] != old[name]), key=str.encode)
+    assert found.changed["path"].to_pylist() == both
+    assert found.changed["content_id"].to_pylist() == [new[name] * 64 for name in both]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(PATH.map("/".join), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_any_order_gives_the_same_parts(tmp_path_factory, paths, random):
+    table = rows(sorted(paths, key=str.encode))
+    order = list(range(table.num_rows))
+    random.shuffle(order)
+    middle = random.randint(0, len(order))
+    shuffled = table.take(order)
+    batches = [shuffled.slice(0, middle), shuffled.slice(middle)]
+    again = pa.concat_tables(building.in_order(batches, table.schema, tmp_path_factory.mktemp("s")))
+    assert manifests.canonical_columns_id(again) == manifests.canonical_columns_id(table)
+
+
+def test_equal_parts_are_not_opened(make_folder_store):
+    store = make_folder_store()
+    shared, one, two = rows(["a", "b"]), rows(["c"]), rows(["c", "d"])
+    old, new = put_root(store, [shared, one]), put_root(store, [shared, two])
+    stores.delete(store, manifests.part_key(manifests.canonical_columns_id(shared)))
+    assert manifests.diff(store, old, new).added["path"].to_pylist() == ["d"]
+
+
 def test_changed_bytes_under_a_name_are_found(make_folder_store):
     store = make_folder_store()
     good, _ = manifests.put_part(store, rows(["a", "b"]))
@@ -114,3 +338,18 @@ def test_changed_bytes_under_a_name_are_found(make_folder_store):
     stores.put(store, manifests.root_key(version), root.replace(b'"files":2', b'"files":3'))
     with pytest.raises(Corrupt, match="hash"):
         manifests.read_root(store, version)
+
+
+def measured(phase, folder, rows):
+    command = [sys.executable, "-m", "benchmarks.lakerows", phase, str(folder), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [10_000_000])
+def test_ten_million_rows_fit_a_gibibyte(tmp_path, rows):
+    for phase in ("build", "build-other", "verify", "diff-all"):
+        found = measured(phase, tmp_path, rows)
+        assert found["rows"] > 0.99 * rows
+        assert found["peak_mib"] <= 1024, (phase, found)
