@@ -6,11 +6,12 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from cacheengine.node import CacheDirConfig
 from cacheengine.packcache import Cache, open_cache
-from lake.packs import pack_key
-from lake.publish import Published, publish_folder
-from lake.refs import resolve
+from lake.packs import pack_key, put_pack, write_pack
+from lake.publish import publish_rows
 from lake.stores import Store
 from lake.versions import read_available
 
@@ -38,15 +39,24 @@ def make_files(count: int, least: int, most: int, seed: int = 1) -> dict[str, by
     }
 
 
-def publish(store: Store, scratch: Path, files: dict[str, bytes], name: str = "frames") -> Dataset:
-    folder = scratch / f"folder-{name}-{len(list(scratch.glob('folder-*')))}"
-    for path, data in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
-    made: Published = publish_folder(store, name, folder, scratch / "scratch", {})
-    version = resolve(store, name, made.tag).version
-    packs = tuple(use.id for use in read_available(store, version).packs)
-    return Dataset(name, made.tag, version, files, packs)
+def publish(
+    store: Store, scratch: Path, files: dict[str, bytes], name: str = "frames", pack_bytes: int = 1 << 20
+) -> Dataset:
+    """Publish files in packs of about `pack_bytes`."""
+    groups: list[list[tuple[str, bytes]]] = [[]]
+    for item in sorted(files.items(), key=lambda pair: pair[0].encode()):
+        if groups[-1] and sum(len(data) for _, data in groups[-1]) + len(item[1]) > pack_bytes:
+            groups.append([])
+        groups[-1].append(item)
+    tables = []
+    for group in groups:
+        pack = write_pack(scratch / "pack.tar", group)
+        put_pack(store, pack.id, scratch / "pack.tar")
+        rows = pack.members.rename_columns(["path", "offset", "size", "content_id"])
+        tables.append(rows.append_column("pack", pa.array([pack.id] * rows.num_rows, pa.string())))
+    made = publish_rows(store, name, iter(tables), tables[0].schema, {})
+    packs = tuple(use.id for use in read_available(store, made.version).packs)
+    return Dataset(name, made.tag, made.version, files, packs)
 
 
 def cache_at(folder: Path, quota: int = 1 << 30) -> Cache:

@@ -30,7 +30,6 @@ from cacheengine.wire import (
     VersionReport,
     WarmRequest,
 )
-from lake import publish as publishing
 from lake.config import StoreConfig
 from lake.errors import NotFound
 from lake.stores import Store, open_store
@@ -174,13 +173,6 @@ class Idc:
         """Bytes that the packs of a dataset take on the node's disk."""
         packs = [path for path in self.cache.rglob("*.tar") if path.stem in data.packs]
         return sum(path.stat().st_blocks * 512 for path in packs)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_packs() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publishing, "PACK_TARGET", MIB)
-        yield
 
 
 def folder_config(folder: Path) -> StoreConfig:

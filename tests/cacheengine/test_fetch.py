@@ -87,7 +87,7 @@ def published(make_folder_store: Callable[..., Store], tmp_path: Path) -> tuple[
     files["720p/CAM_0/empty.jpg"] = b""
     files["720p/CAM_0/same.jpg"] = files["720p/CAM_0/000000.jpg"]
     files["video/long.bin"] = os.urandom(REQUEST + 12345)
-    data = publish(store, tmp_path, files)
+    data = publish(store, tmp_path, files, pack_bytes=1 << 30)
     return store, data, wanted.save_want(store, tmp_path / "views", data.version)
 
 
