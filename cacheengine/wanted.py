@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from cacheengine.have import Have, Heads, Ints, Mask, make
 from lake import versions
+from lake.assemblies import refuse_assembled
 from lake.canonical import is_hash
 from lake.errors import Corrupt, NotFound, Refused
 from lake.stores import Store
@@ -130,6 +131,7 @@ def save_want(
     Raises NotFound (no such version here, or paths that it does not have), Corrupt, StoreDown.
     """
     available = versions.read_available(store, version)
+    refuse_assembled(available, "read")
     sizes = {use.id: use.size for use in available.packs}
     chosen = None if paths is None else pa.array(sorted(set(paths)), pa.string())
     views.mkdir(parents=True, exist_ok=True)

@@ -5,22 +5,26 @@ Nothing is visible before the last two: a reader starts at a ref.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lake import catalog, manifests, refs, stores
-from lake.errors import Corrupt, NotFound, Refused
+from lake.assemblies import OpenNamed
+from lake.building import checked_parts, put_parts
+from lake.errors import Refused
+from lake.imports import FILE_SCHEMA, ITEMS, folder_items, no_store, pack_items, prefix_items
 from lake.manifests import FRAME_COLUMNS, KEY_COLUMNS, TAG_TYPES, PartRef
-from lake.names import check_dataset, check_path
-from lake.packs import ALIGN, PACK_TARGET, PackWriter, pack_key, put_pack, read_members
+from lake.names import check_dataset
+from lake.packuse import PackCheck
+from lake.snapshots import keep_snapshot, read_snapshot
 from lake.stores import Store
-from lake.versions import Available, PackUse, is_available, write_available
+from lake.versions import Available, is_available, read_available, write_available
+
+WHAT = "the rows to publish"
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,7 @@ def _columns(schema: Any) -> list[tuple[str, Any]]:
     names = set(schema.names)
     missing = [name for name, _ in (*KEY_COLUMNS, ("pack", None), ("offset", None)) if name not in names]
     if missing:
-        raise Refused(
-            "the rows to publish", f"they lack {', '.join(missing)}", "start from `select * from frames`"
-        )
+        raise Refused(WHAT, f"they lack {', '.join(missing)}", "start from `select * from frames`")
     fixed = [*KEY_COLUMNS, *FRAME_COLUMNS]
     known = {name for name, _ in fixed} | {"pack", "offset"}
     tags = []
@@ -80,44 +82,8 @@ def _shaped(table: pa.Table, columns: list[tuple[str, Any]]) -> pa.Table:
     shaped = pa.table(arrays, names=[*(name for name, _ in columns), "pack", "offset"])
     for name in ("path", "content_id", "size", "pack", "offset"):
         if shaped[name].null_count:
-            raise Refused("the rows to publish", f"{name} is null in {shaped[name].null_count} of them")
+            raise Refused(WHAT, f"{name} is null in {shaped[name].null_count} of them")
     return shaped
-
-
-class _PackCheck:
-    """Collects what a version uses of each pack, and checks every row against the pack's own list of members."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._sizes: dict[str, int] = {}
-        self._uses: dict[str, tuple[int, int]] = {}
-
-    def add(self, part: pa.Table) -> None:
-        """Raises NotFound, Corrupt when a row's bytes are not where it says. Packs stay in no memory."""
-        for pack in pc.unique(part["pack"]).to_pylist():
-            mine = part.filter(pc.equal(part["pack"], pack))
-            info = stores.head(self._store, pack_key(pack))
-            if info is None:
-                raise NotFound(
-                    pack_key(pack), f"it is not in store {self._store.name}", "ingest the drive again"
-                )
-            members = read_members(self._store, pack)
-            at = pc.index_in(mine["offset"], members["offset"].combine_chunks())
-            same = pc.and_(
-                pc.equal(pc.take(members["size"], at), mine["size"]),
-                pc.equal(pc.take(members["content_id"], at), mine["content_id"]),
-            )
-            if not pc.all(pc.fill_null(same, False)).as_py():
-                path = pc.filter(mine["path"], pc.invert(pc.fill_null(same, False)))[0].as_py()
-                raise Corrupt(
-                    f"{path} in {pack_key(pack)}", "the pack does not list it so", "ingest the drive again"
-                )
-            files, size = self._uses.get(pack, (0, 0))
-            self._uses[pack] = (files + mine.num_rows, size + int(pc.sum(mine["size"]).as_py()))
-            self._sizes[pack] = info.size
-
-    def uses(self) -> tuple[PackUse, ...]:
-        return tuple(PackUse(pack, self._sizes[pack], *self._uses[pack]) for pack in sorted(self._uses))
 
 
 def publish_rows(
@@ -127,44 +93,63 @@ def publish_rows(
     schema: Any,
     origin: Mapping[str, Any],
     tag: str | None = None,
+    *,
+    identity: str = "content",
+    keep: Callable[[], object] | None = None,
 ) -> Published:
     """Publish rows (any batches, ascending paths; pack and offset say where the bytes lie in this store).
 
-    Raises Refused for rows that cannot be a version (none at all, a path twice, …), NotFound and Corrupt for bytes that are not there.
+    identity: what content_id is (lake.manifests.IDENTITIES). keep: writes what the origin speaks of; called only before a new version
+    gets its tag. Raises Refused for rows that cannot be a version (none at all, a path twice, …), NotFound and Corrupt for
+    bytes that are not there.
     """
     check_dataset(dataset)
     columns = _columns(schema)
     names = [name for name, _ in columns]
-    parts: list[PartRef] = []
-    locations: list[str] = []
-    written, above, last = 0, set[str](), ""
-    packs = _PackCheck(store)
-    for part in manifests.cut_parts(_shaped(batch, columns) for batch in batches):
-        part = part.combine_chunks()
-        manifests.check_paths(part["path"], "the rows to publish")
-        if parts and part["path"][0].as_py() <= last:
-            raise Refused(
-                f"the path {part['path'][0].as_py()!r}", "it stands twice, or the rows are not sorted by path"
-            )
-        above = manifests.check_folders(part["path"], above, "the rows to publish")
-        packs.add(part)
-        reference, is_new = manifests.put_part(store, part.select(names))
-        locations.append(manifests.put_locations(store, part))
-        parts.append(reference)
-        written, last = written + is_new, reference.last
+    packs = PackCheck(store)
+
+    def checked() -> Iterator[pa.Table]:
+        for part in checked_parts((_shaped(batch, columns) for batch in batches), WHAT):
+            packs.add(part)
+            yield part
+
+    built = list(put_parts(store, checked(), names))
+    version, root = _root(dataset, columns, [item.part for item in built], identity)
+    files, size = sum(item.part.rows for item in built), sum(item.part.bytes for item in built)
+    stores.put_if_absent(store, manifests.root_key(version), root)
+    locations = tuple(item.locations for item in built)
+    made = Available(version, files, size, locations, packs.uses(), packs.assembled())
+    # packed is better than in place: whoever reads packs only can then have it
+    if not is_available(store, version) or (not made.assembled and read_available(store, version).assembled):
+        write_available(store, made)
+    before = refs.read_ref(store, dataset, refs.LATEST)
+    is_new = before is None or before.version != version
+    if is_new and keep is not None:
+        keep()
+    numbered = point_refs(store, dataset, version, origin, tag)
+    written = sum(item.is_new for item in built)
+    return Published(dataset, numbered, version, files, size, written, len(built) - written, is_new)
+
+
+def _root(
+    dataset: str, columns: Sequence[tuple[str, Any]], parts: Sequence[PartRef], identity: str
+) -> tuple[str, bytes]:
     if not parts:
         raise Refused(
             f"the dataset {dataset!r}", "there is no file to publish", "widen the query, or check the source"
         )
-    version, root = manifests.make_root([(name, str(kind)) for name, kind in columns], parts)
-    files, size = sum(part.rows for part in parts), sum(part.bytes for part in parts)
-    stores.put_if_absent(store, manifests.root_key(version), root)
-    if not is_available(store, version):
-        write_available(store, Available(version, files, size, tuple(locations), packs.uses()))
-    before = refs.read_ref(store, dataset, refs.LATEST)
-    numbered = point_refs(store, dataset, version, origin, tag)
-    is_new = before is None or before.version != version
-    return Published(dataset, numbered, version, files, size, written, len(parts) - written, is_new)
+    return manifests.make_root([(name, str(kind)) for name, kind in columns], parts, identity)
+
+
+def version_of(dataset: str, batches: Iterable[pa.Table], schema: Any, identity: str = "content") -> str:
+    """The id that publish_rows would give these rows; nothing is written, and no pack is looked at."""
+    columns = _columns(schema)
+    names = [name for name, _ in columns]
+    parts = [
+        manifests.part_of(part.select(names).combine_chunks())
+        for part in checked_parts((_shaped(batch, columns) for batch in batches), WHAT)
+    ]
+    return _root(dataset, columns, parts, identity)[0]
 
 
 def point_refs(
@@ -180,55 +165,66 @@ def point_refs(
 def publish_query(
     store: Store, dataset: str, sql: str, scratch: Path, origin: Mapping[str, Any], tag: str | None = None
 ) -> Published:
-    """Publish what a SELECT over the catalogue gives."""
+    """Publish what a SELECT over the catalogue gives. The origin names the query and the snapshot of the catalogue."""
     with catalog.query(store, sql, scratch) as answer:
         made_by = {**origin, "query": sql, "catalog": answer.snapshot}
-        return publish_rows(store, dataset, answer.rows, answer.schema, made_by, tag)
+        return publish_rows(
+            store,
+            dataset,
+            answer.rows,
+            answer.schema,
+            made_by,
+            tag,
+            keep=lambda: keep_snapshot(store, answer.files),
+        )
 
 
-def _pack_files(
-    store: Store, sources: Iterable[tuple[str, Callable[[], bytes]]], scratch: Path
-) -> Iterator[pa.Table]:
-    """Pack files (ascending paths) and upload each pack; rows of each."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    local = scratch / f"publish-{time.time_ns()}.tar"
-    writer: PackWriter | None = None
+def rerun_query(store: Store, ref: refs.Ref, scratch: Path) -> str:
+    """The version id that the query of a ref gives when it is asked of the same catalogue files again; nothing is written.
 
-    def finish(writer: PackWriter) -> pa.Table:
-        pack = writer.finish()
-        put_pack(store, pack.id, local)
-        columns = pack.members.rename_columns(["path", "offset", "size", "content_id"])
-        return columns.append_column("pack", pa.array([pack.id] * columns.num_rows, pa.string()))
-
-    try:
-        for path, read in sources:
-            data = read()
-            if writer is not None and writer.size + len(data) + ALIGN > PACK_TARGET:
-                yield finish(writer)
-                writer = None
-            writer = writer or PackWriter(local)
-            writer.add(check_path(path), data)
-        if writer is not None:
-            yield finish(writer)
-    finally:
-        local.unlink(missing_ok=True)
+    Raises Refused when no query made the version, NotFound when the snapshot or a file of it is gone.
+    """
+    sql, snapshot = ref.origin.get("query"), ref.origin.get("catalog")
+    if not isinstance(sql, str) or not isinstance(snapshot, str):
+        raise Refused(
+            f"run the query of {ref.dataset}@{ref.tag} again",
+            "no query over the catalogue made this version",
+            "`outlap show` says what made it",
+        )
+    with catalog.query(store, sql, scratch, read_snapshot(store, snapshot)) as answer:
+        return version_of(ref.dataset, answer.rows, answer.schema)
 
 
-_FILE_SCHEMA = pa.schema([*KEY_COLUMNS, ("pack", pa.string()), ("offset", pa.int64())])
+def publish_items(
+    store: Store,
+    dataset: str,
+    items: pa.Table,
+    open_named: OpenNamed,
+    scratch: Path,
+    origin: Mapping[str, Any],
+    tag: str | None = None,
+) -> Published:
+    """Publish files packed on the way in. items: ITEMS and any columns of frames and tags, sorted by path."""
+    extra = [name for name in items.schema.names if name not in ITEMS.names]
+    fields = [pa.field(name, items.schema.field(name).type) for name in extra]
+
+    def rows() -> Iterator[pa.Table]:
+        start = 0
+        for packed in pack_items(store, items, open_named, scratch):
+            more = items.slice(start, packed.num_rows)
+            start += packed.num_rows
+            for name in extra:
+                packed = packed.append_column(name, more[name])
+            yield packed
+
+    return publish_rows(store, dataset, rows(), pa.schema([*FILE_SCHEMA, *fields]), origin, tag)
 
 
 def publish_folder(
     store: Store, dataset: str, folder: Path, scratch: Path, origin: Mapping[str, Any], tag: str | None = None
 ) -> Published:
     """Publish the files below a local folder under their relative paths. Raises NotFound."""
-    if not folder.is_dir():
-        raise NotFound(f"the folder {folder}", "there is none", "name a folder of files")
-    files = sorted(
-        ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()),
-        key=lambda pair: pair[0].encode("utf-8", "surrogatepass"),
-    )
-    sources = ((name, path.read_bytes) for name, path in files)
-    return publish_rows(store, dataset, _pack_files(store, sources, scratch), _FILE_SCHEMA, origin, tag)
+    return publish_items(store, dataset, folder_items(folder), no_store, scratch, origin, tag)
 
 
 def publish_objects(
@@ -241,7 +237,4 @@ def publish_objects(
     tag: str | None = None,
 ) -> Published:
     """Publish the objects below a prefix of any store, packed on the way in."""
-    base = prefix.strip("/") + "/" if prefix.strip("/") else ""
-    keys = sorted((info.key for info in stores.list_objects(source, base)), key=str.encode)
-    sources = ((key.removeprefix(base), lambda key=key: stores.get(source, key)) for key in keys)
-    return publish_rows(store, dataset, _pack_files(store, sources, scratch), _FILE_SCHEMA, origin, tag)
+    return publish_items(store, dataset, prefix_items(source, prefix), lambda _: source, scratch, origin, tag)

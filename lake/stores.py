@@ -138,6 +138,13 @@ def get(store: Store, key: str) -> bytes:
         return bytes(obstore.get(store.obs, key).bytes())
 
 
+def stream_matching(store: Store, key: str, etag: str, chunk: int = STREAM_CHUNK) -> Iterator[bytes]:
+    """The object in pieces, only while it still has this etag. Raises Conflict when it has another (If-Match), NotFound."""
+    with _explained(store, key, "read"):
+        for part in obstore.get(store.obs, key, options={"if_match": etag}).stream(min_chunk_size=chunk):
+            yield bytes(part)
+
+
 def get_tagged(store: Store, key: str) -> tuple[bytes, str | None]:
     """The object and its etag, for compare_and_swap."""
     with _explained(store, key, "read"):

@@ -17,6 +17,7 @@ from threading import Lock
 from blake3 import blake3
 
 from lake import manifests, refs, stores
+from lake.assemblies import refuse_assembled
 from lake.errors import Conflict, Corrupt, LakeError
 from lake.packs import pack_key
 from lake.stores import Store
@@ -58,6 +59,7 @@ def plan(source: Store, target: Store, version: str) -> SyncPlan:
     root, there = manifests.read_root(source, version), read_available(source, version)
     if is_available(target, version):
         return SyncPlan(version, (), (), (), len(there.packs), 0)
+    refuse_assembled(there, "sync")
 
     def missing(use: PackUse) -> bool:
         info = stores.head(target, pack_key(use.id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,12 +130,26 @@ def rows(store: Store, version: str) -> Iterator[pa.Table]:
         yield table.append_column("pack", locations["pack"]).append_column("offset", locations["offset"])
 
 
-def verify(store: Store, version: str, scratch: Path) -> Verified:
-    """Read every byte of a version in a store again: whole packs, then each file in them."""
+def verify(
+    store: Store,
+    version: str,
+    scratch: Path,
+    check_assembly: Callable[[str, pa.Table], Sequence[str]] | None = None,
+) -> Verified:
+    """Read every byte of a version in a store again: whole packs, then each file in them.
+
+    check_assembly(id, rows): problems of a pack whose members were published in place (lake.assemblies.verify_assembly); without
+    it each such pack is a problem, for it was not read.
+    """
     found = read_available(store, version)
     wanted = pa.concat_tables([part.select(list(ROW_NAMES)) for part in rows(store, version)] or [_EMPTY])
     problems: list[str] = []
     for use in found.packs:
+        if use.id in found.assembled:
+            mine = wanted.filter(pc.equal(wanted["pack"], use.id))
+            unread = [f"assemblies {use.id[:12]}: published in place, not read"]
+            problems += check_assembly(use.id, mine) if check_assembly is not None else unread
+            continue
         local = scratch / f"verify-{use.id}.tar"
         try:
             digest = blake3()

@@ -127,7 +127,7 @@ def test_folders_and_objects_are_packed(make_folder_store, tmp_path):
         ("select * replace ('/x/' || path as path) from frames", "relative path"),
         (
             "select * replace ('a' || frame_index as path, content_id[1:60] as content_id) from frames",
-            "does not|order|list",
+            "is no hash",
         ),
         ("select *, [1] as tags from frames", "type of a tag"),
         ("select * from read_csv('/etc/passwd')", "reads only|Permission"),
@@ -258,3 +258,57 @@ def test_a_killed_sync_goes_on_where_it_was(make_folder_store, tmp_path):
 
 def test_ids_of_content():
     assert blake3_hex(b"") == "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+
+
+def test_the_query_of_a_version_gives_it_again_whatever_the_catalogue_has_learnt(make_store, tmp_path):
+    store = make_store()
+    cut(store, tmp_path, "d1")
+    made = publish.publish_query(store, "city", SQL, tmp_path, {})
+    cut(store, tmp_path, "d2")
+    ref = refs.resolve(store, "city")
+    before = keys(store)
+    assert publish.rerun_query(store, ref, tmp_path) == made.version
+    assert keys(store) == before
+    newer = publish.publish_query(store, "city", SQL, tmp_path, {})
+    assert publish.rerun_query(store, refs.resolve(store, "city"), tmp_path) == newer.version != made.version
+    assert publish.rerun_query(store, refs.resolve(store, "city", "v1"), tmp_path) == made.version
+    # a catalogue file that is deleted is told, and so is a snapshot that lies
+    victim = next(info.key for info in stores.list_objects(store, "catalog/frames/") if "d1" in info.key)
+    data = stores.get(store, victim)
+    stores.delete(store, victim)
+    with pytest.raises(NotFound, match=r"1 of the 1 catalogue files .* gone"):
+        publish.rerun_query(store, ref, tmp_path)
+    stores.put(store, victim, data)
+    keys_of = [info.key for info in stores.list_objects(store, "catalog/snapshots/")]
+    assert len(keys_of) == 2
+    stores.put(store, keys_of[0], stores.get(store, keys_of[1]))
+    with pytest.raises(Corrupt, match="hash"):
+        for tag in ("v1", "v2"):
+            publish.rerun_query(store, refs.resolve(store, "city", tag), tmp_path)
+
+
+def test_a_version_that_no_query_made_cannot_be_run_again(make_folder_store, tmp_path):
+    store = make_folder_store()
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a").write_bytes(b"1")
+    publish.publish_folder(store, "f", tmp_path / "f", tmp_path / "s", {})
+    with pytest.raises(Refused, match="no query"):
+        publish.rerun_query(store, refs.resolve(store, "f"), tmp_path)
+
+
+def test_publishers_of_other_content_at_once_all_get_tags_of_their_own(make_store, tmp_path):
+    store = make_store()
+    for n in range(6):
+        (tmp_path / f"f{n}").mkdir()
+        (tmp_path / f"f{n}" / "a").write_bytes(b"%d" % n)
+    with ThreadPoolExecutor(6) as pool:
+        made = list(
+            pool.map(
+                lambda n: publish.publish_folder(store, "a", tmp_path / f"f{n}", tmp_path / f"s{n}", {}),
+                range(6),
+            )
+        )
+    assert {item.tag for item in made} == {f"v{n}" for n in range(1, 7)}
+    assert {refs.resolve(store, "a", item.tag).version for item in made} == {item.version for item in made}
+    assert len({item.version for item in made}) == 6
+    assert refs.resolve(store, "a").version in {item.version for item in made}

@@ -1,0 +1,234 @@
+"""Bring in what already lies about: local folders, prefixes of stores and lists of objects, packed on the way.
+
+An import is a table of ITEMS, sorted by path: where each file of the version is now. Objects are read several at a time, in
+order, within a bound of memory; a pack ends where the hash of a path says so, so that one more file re-makes one pack.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake import stores
+from lake.assemblies import OpenNamed
+from lake.errors import NotFound, Refused
+from lake.manifests import KEY_COLUMNS
+from lake.names import check_path
+from lake.packs import ALIGN, PACK_TARGET, PackWriter, put_pack
+from lake.paths import path_hashes
+from lake.stores import Store
+
+PARALLEL = 32
+IN_FLIGHT = 128 << 20
+CUT_MASK = np.uint64(0x1FF)
+CUT_FROM = PACK_TARGET // 8
+ROWS_AT_ONCE = 65_536
+ITEMS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("store", pa.string()),
+        ("key", pa.string()),
+        ("size", pa.int64()),
+        ("etag", pa.string()),
+    ]
+)
+FILE_SCHEMA = pa.schema([*KEY_COLUMNS, ("pack", pa.string()), ("offset", pa.int64())])
+LOCAL = ""  # the store name of local files: their key is a path of this machine
+
+
+class Wanted(NamedTuple):
+    """A file of a list: its path in the version, and where it lies."""
+
+    path: str
+    store: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """items: ITEMS, sorted by path, each once; missing: `STORE:KEY` that are not there; duplicates: paths that stood twice."""
+
+    items: pa.Table
+    missing: tuple[str, ...]
+    duplicates: tuple[str, ...]
+
+
+def _sorted(columns: Sequence[Any]) -> pa.Table:
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, ITEMS, strict=True)]
+    return pa.table(arrays, schema=ITEMS).sort_by("path")
+
+
+def folder_items(folder: Path) -> pa.Table:
+    """The files below a local folder. Raises NotFound, Refused for a name that is not UTF-8."""
+    if not folder.is_dir():
+        raise NotFound(f"the folder {folder}", "there is none", "name a folder of files")
+    rows: list[tuple[Any, ...]] = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise Refused(f"the file {name!r}", "its name is not UTF-8", "rename it") from error
+            info = path.stat()
+            rows.append((name, LOCAL, str(path), info.st_size, f"{info.st_mtime_ns:x}-{info.st_size:x}"))
+    return _sorted([[row[place] for row in rows] for place in range(len(ITEMS))])
+
+
+def prefix_items(source: Store, prefix: str) -> pa.Table:
+    """The objects below a prefix of a store, under their keys after it; empty objects that only mark a folder are left out.
+
+    Raises NotFound when there is none.
+    """
+    base = prefix.strip("/") + "/" if prefix.strip("/") else ""
+    batches = []
+    listed = iter(stores.list_objects(source, base))
+    while infos := list(islice(listed, ROWS_AT_ONCE)):
+        kept = [info for info in infos if not info.key.endswith("/")]
+        columns = [
+            [info.key.removeprefix(base) for info in kept],
+            [source.name] * len(kept),
+            [info.key for info in kept],
+            [info.size for info in kept],
+            [info.etag or "" for info in kept],
+        ]
+        batches.append(_sorted(columns))
+    table = pa.concat_tables([ITEMS.empty_table(), *batches]).sort_by("path")
+    if not table.num_rows:
+        raise NotFound(
+            f"{source.name}:{base}", f"there is no object below it ({source.where})", "correct the prefix"
+        )
+    return table
+
+
+def listed_items(wanted: Iterable[Wanted], open_named: OpenNamed) -> Found:
+    """Look for each file of a list. A path that stands twice for the same place counts once; Refused for two places."""
+    chosen: dict[str, Wanted] = {}
+    duplicates = []
+    for item in wanted:
+        before = chosen.setdefault(check_path(item.path), item)
+        if before is not item:
+            duplicates.append(item.path)
+            if before != item:
+                raise Refused(
+                    f"the path {item.path!r}",
+                    f"it stands for {_place(before)} and for {_place(item)}",
+                    "give the two files two paths",
+                )
+    opened = {name: open_named(name) for name in sorted({item.store for item in chosen.values()} - {LOCAL})}
+
+    def look(item: Wanted) -> stores.Info | None:
+        if item.store:
+            return stores.head(opened[item.store], item.key)
+        path = Path(item.key)
+        if not path.is_file():
+            return None
+        return stores.Info(item.key, path.stat().st_size, f"{path.stat().st_mtime_ns:x}")
+
+    items = list(chosen.values())
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        infos = list(pool.map(look, items))
+    there = [(item, info) for item, info in zip(items, infos, strict=True) if info is not None]
+    table = _sorted(
+        [
+            [item.path for item, _ in there],
+            [item.store for item, _ in there],
+            [item.key for item, _ in there],
+            [info.size for _, info in there],
+            [info.etag or "" for _, info in there],
+        ]
+    )
+    missing = tuple(_place(item) for item, info in zip(items, infos, strict=True) if info is None)
+    return Found(table, missing, tuple(duplicates))
+
+
+def _place(item: Wanted) -> str:
+    return f"{item.store}:{item.key}" if item.store else item.key
+
+
+def _readers(items: pa.Table, open_named: OpenNamed) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    opened: dict[str, Store] = {}
+    for batch in items.to_batches(max_chunksize=ROWS_AT_ONCE):
+        for path, store, key, size in zip(
+            *(batch[name].to_pylist() for name in ITEMS.names[:4]), strict=True
+        ):
+            if store == LOCAL:
+                yield path, size, Path(key).read_bytes
+                continue
+            if store not in opened:
+                opened[store] = open_named(store)
+            yield path, size, partial(stores.get, opened[store], key)
+
+
+def _ahead(sources: Iterator[tuple[str, int, Callable[[], bytes]]]) -> Iterator[tuple[str, bytes]]:
+    """(path, bytes) in order, read by several threads, at most IN_FLIGHT bytes ahead (and one file more)."""
+    running: deque[tuple[str, int, Future[bytes]]] = deque()
+    held = 0
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        try:
+            for path, size, read in sources:
+                while running and (held + size > IN_FLIGHT or len(running) >= 4 * PARALLEL):
+                    first, freed, future = running.popleft()
+                    held -= freed
+                    yield first, future.result()
+                running.append((path, size, pool.submit(read)))
+                held += size
+            while running:
+                first, _, future = running.popleft()
+                yield first, future.result()
+        finally:
+            for _, _, future in running:
+                future.cancel()
+
+
+def pack_items(store: Store, items: pa.Table, open_named: OpenNamed, scratch: Path) -> Iterator[pa.Table]:
+    """Pack the files of ITEMS rows and upload each pack: FILE_SCHEMA rows of one pack after the other."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    local = scratch / f"publish-{time.time_ns()}.tar"
+    writer: PackWriter | None = None
+    ends = set(np.flatnonzero((path_hashes(items["path"]) & CUT_MASK) == 0).tolist())
+
+    def finish(writer: PackWriter) -> pa.Table:
+        pack = writer.finish()
+        put_pack(store, pack.id, local)
+        columns = pack.members.rename_columns(["path", "offset", "size", "content_id"])
+        return columns.append_column("pack", pa.array([pack.id] * columns.num_rows, pa.string()))
+
+    try:
+        for place, (path, data) in enumerate(_ahead(_readers(items, open_named))):
+            full = writer is not None and (
+                writer.size + len(data) + ALIGN > PACK_TARGET or (place in ends and writer.size > CUT_FROM)
+            )
+            if writer is not None and full:
+                yield finish(writer)
+                writer = None
+            writer = writer or PackWriter(local)
+            writer.add(check_path(path), data)
+        if writer is not None:
+            yield finish(writer)
+            writer = None
+    finally:
+        if writer is not None:
+            writer.abandon()
+        local.unlink(missing_ok=True)
+
+
+def no_store(name: str) -> Store:
+    """Opens nothing: for items that are all local files."""
+    raise Refused(f"the store {name!r}", "local files are in no store")
+
+
+def total_bytes(items: pa.Table) -> int:
+    """Sum of sizes of ITEMS rows."""
+    return int(pc.sum(items["size"]).as_py() or 0)

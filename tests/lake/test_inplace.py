@@ -1,0 +1,170 @@
+"""Import and publish in place: the same version as packed, nothing copied, and a change of an object is never read."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from lake import assemblies, imports, inplace, manifests, publish, refs, stores, sync, versions
+from lake.errors import Corrupt, NotFound, Refused
+from lake.imports import Wanted
+
+FILES = {"a": b"", "b/c": b"x" * 5000, "b/ü": b"y", "b!": b"z" * 4096}
+
+
+def fill(store, files=FILES, prefix="in/"):
+    for name, data in files.items():
+        stores.put(store, prefix + name, data)
+
+
+def named(*given):
+    known = {store.name: store for store in given}
+    return lambda name: known[name]
+
+
+def in_place_contents(store, version, open_named):
+    found = {}
+    for table in versions.rows(store, version):
+        for row in table.to_pylist():
+            member = assemblies.read_assembly(store, row["pack"])
+            place = member["offset"].to_pylist().index(row["offset"])
+            one = member.slice(place, 1).to_pylist()[0]
+            found[row["path"]] = assemblies.read_member(
+                open_named(one["store"]), one["key"], one["etag"], one["size"]
+            )
+    return found
+
+
+def test_in_place_is_the_version_that_packing_gives_and_copies_nothing(make_store, tmp_path):
+    lake, other = make_store(), make_store("other")
+    fill(other)
+    items, open_named = imports.prefix_items(other, "in"), named(other)
+    made = inplace.publish_in_place(lake, "p", items, open_named, {})
+    assert in_place_contents(lake, made.version, open_named) == FILES
+    assert not list(stores.list_objects(lake, "packs/"))
+    available = versions.read_available(lake, made.version)
+    assert available.assembled == tuple(use.id for use in available.packs) and available.assembled
+    again = inplace.publish_in_place(lake, "p", items, open_named, {})
+    assert (again.version, again.tag, again.is_new) == (made.version, "v1", False)
+    # packing it later is the same version, from then on in packs
+    packed = publish.publish_objects(lake, "p", other, "in/", tmp_path, {})
+    assert (packed.version, packed.is_new) == (made.version, False)
+    assert versions.read_available(lake, made.version).assembled == ()
+    assert versions.verify(lake, made.version, tmp_path).problems == ()
+    # and in place does not undo that
+    inplace.publish_in_place(lake, "p", items, open_named, {})
+    assert versions.read_available(lake, made.version).assembled == ()
+
+
+def test_an_object_that_was_overwritten_is_an_error_not_other_bytes(make_store):
+    lake, other = make_store(), make_store("other")
+    fill(other)
+    open_named = named(other)
+    made = inplace.publish_in_place(lake, "p", imports.prefix_items(other, "in"), open_named, {})
+    available = versions.read_available(lake, made.version)
+    rows = pa.concat_tables(versions.rows(lake, made.version))
+
+    def problems(version, identity):
+        (pack,) = versions.read_available(lake, version).assembled
+        rows = pa.concat_tables(versions.rows(lake, version))
+        return assemblies.verify_assembly(lake, pack, rows, open_named, identity)
+
+    assert problems(made.version, "content") == []
+    by_etag = inplace.publish_in_place(
+        lake, "e", imports.prefix_items(other, "in"), open_named, {}, identity="etag"
+    )
+    assert manifests.read_root(lake, by_etag.version).identity == "etag" and by_etag.version != made.version
+    assert problems(by_etag.version, "etag") == []
+    stores.put(other, "in/b/c", b"w" * 5000)
+    with pytest.raises(Corrupt, match="changed since it was published"):
+        in_place_contents(lake, made.version, open_named)
+    for version, identity in ((made.version, "content"), (by_etag.version, "etag")):
+        (line,) = problems(version, identity)
+        assert line.startswith("b/c: ")
+    stores.delete(other, "in/b/c")
+    assert len(problems(made.version, "content")) == 1
+    assert rows.num_rows == available.files == 4
+
+
+def test_who_reads_packs_only_says_so(make_folder_store, tmp_path):
+    lake, other = make_folder_store(), make_folder_store("other")
+    fill(other)
+    made = inplace.publish_in_place(lake, "p", imports.prefix_items(other, "in"), named(other), {})
+    with pytest.raises(Refused, match="published in place"):
+        assemblies.refuse_assembled(versions.read_available(lake, made.version), "warm")
+    with pytest.raises(Refused, match="published in place"):
+        sync.sync(lake, make_folder_store("there"), "p", "latest", tmp_path / "s")
+    assert "not read" in versions.verify(lake, made.version, tmp_path).problems[0]
+    check = versions.verify(
+        lake,
+        made.version,
+        tmp_path,
+        lambda pack, rows: assemblies.verify_assembly(lake, pack, rows, named(other), "content"),
+    )
+    assert check.problems == ()
+
+
+def test_one_more_object_changes_one_assembly(make_folder_store, monkeypatch):
+    monkeypatch.setattr(assemblies, "CUT_MASK", assemblies.CUT_MASK >> 8)
+    lake, other = make_folder_store(), make_folder_store("other")
+    fill(other, {f"{n:04d}": b"%d" % n for n in range(200)})
+    first = inplace.publish_in_place(lake, "p", imports.prefix_items(other, "in"), named(other), {})
+    fill(other, {"0050x": b"new"})
+    second = inplace.publish_in_place(lake, "p", imports.prefix_items(other, "in"), named(other), {})
+    old, new = (set(versions.read_available(lake, made.version).assembled) for made in (first, second))
+    assert len(old) > 5 and len(new - old) <= 2
+
+
+def test_lists_report_what_is_missing_and_what_stands_twice(make_folder_store, tmp_path):
+    lake, other = make_folder_store(), make_folder_store("other")
+    fill(other)
+    (tmp_path / "local").write_bytes(b"here")
+    wanted = [
+        Wanted("x/1", "other", "in/a"),
+        Wanted("x/1", "other", "in/a"),
+        Wanted("x/2", "", str(tmp_path / "local")),
+        Wanted("x/3", "other", "in/none"),
+        Wanted("x/4", "", str(tmp_path / "none")),
+    ]
+    found = imports.listed_items(wanted, named(other))
+    assert found.items["path"].to_pylist() == ["x/1", "x/2"]
+    assert found.missing == ("other:in/none", str(tmp_path / "none")) and found.duplicates == ("x/1",)
+    made = publish.publish_items(lake, "l", found.items, named(other), tmp_path / "s", {})
+    assert made.files == 2
+    with pytest.raises(Refused, match="stands for other:in/a and for other:in/b"):
+        imports.listed_items([Wanted("x", "other", "in/a"), Wanted("x", "other", "in/b")], named(other))
+    with pytest.raises(Refused, match="plain relative path"):
+        imports.listed_items([Wanted("../x", "other", "in/a")], named(other))
+    with pytest.raises(NotFound, match="no object below it"):
+        imports.prefix_items(other, "nowhere/")
+    with pytest.raises(Refused, match="local files"):
+        inplace.publish_in_place(lake, "l", found.items, named(other), {})
+
+
+def test_extra_columns_and_packs_that_stay_when_a_file_is_added(make_folder_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "CUT_FROM", 20_000)
+    monkeypatch.setattr(imports, "CUT_MASK", imports.CUT_MASK >> 6)
+    lake, other = make_folder_store(), make_folder_store("other")
+    fill(other, {f"{n:04d}": b"%d" % n * 500 for n in range(300)})
+    items = imports.prefix_items(other, "in")
+    items = items.append_column("weather", pa.array(["rain"] * len(items)))
+    first = publish.publish_items(lake, "p", items, named(other), tmp_path / "s", {})
+    (table,) = versions.rows(lake, first.version)
+    assert set(table["weather"].to_pylist()) == {"rain"}
+    fill(other, {"0050x": b"new"})
+    second = publish.publish_objects(lake, "q", other, "in", tmp_path / "s", {})
+    old, new = (
+        {use.id for use in versions.read_available(lake, made.version).packs} for made in (first, second)
+    )
+    assert len(old) > 5 and len(new - old) <= 2
+    assert not list((tmp_path / "s").iterdir())
+
+
+def test_a_failed_read_ends_the_import_and_leaves_nothing_visible(make_folder_store, tmp_path):
+    lake, other = make_folder_store(), make_folder_store("other")
+    fill(other)
+    items = imports.prefix_items(other, "in")
+    stores.delete(other, "in/b/c")
+    with pytest.raises(NotFound):
+        publish.publish_items(lake, "p", items, named(other), tmp_path / "s", {})
+    assert refs.list_datasets(lake) == [] and not list((tmp_path / "s").iterdir())
