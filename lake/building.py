@@ -1,6 +1,6 @@
-"""Rows → the parts of a version, streamed: a part is checked while the two before it are hashed, compressed and written.
+"""Rows → the parts of a version, streamed: a part is checked while the four before it are hashed, compressed and written.
 
-Memory is that of four parts (mean 65,536 rows), whatever the number of rows.
+Memory is that of six parts (mean 8,192 rows, 1 M at most), whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lake.manifests import PartRef, check_rows, cut_parts, put_locations, put_pa
 from lake.paths import check_folders
 from lake.stores import Store
 
-WRITERS = 2
+WRITERS = 4
 BATCH_ROWS = 65_536
 SORT_MEMORY = "512MB"
 

@@ -7,7 +7,7 @@ is the BLAKE3 of its canonical column bytes, not of the Parquet file, so that an
         one bit a row, "is there", packed big-endian;
         strings: lengths as little-endian int64, then all bytes; booleans: one byte a row; others: little-endian values (null as zero)
 
-A part ends before a row whose path hash says so (1 in 65,536), so that new rows change few parts; 1 M rows at most.
+A part ends before a row whose path hash says so (1 in 8,192), so that new rows change few parts; 1 M rows at most.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FRAME_COLUMNS: tuple[tuple[str, Any], ...] = (
 LOCATION_SCHEMA = pa.schema([("pack", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 TAG_TYPES = {"string": pa.string(), "bool": pa.bool_(), "int64": pa.int64(), "double": pa.float64()}
 MAX_PART_ROWS = 1_000_000
-CUT_MASK = np.uint64(0xFFFF)
+CUT_MASK = np.uint64(0x1FFF)
 IS_HEX = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8))
 # EROFS counts blocks of 4 KiB in 32 bits
 MAX_FILE = 1 << 44

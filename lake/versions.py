@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from blake3 import blake3
@@ -14,11 +17,13 @@ from blake3 import blake3
 from lake import stores
 from lake.canonical import is_hash, read_json
 from lake.errors import Corrupt, NotFound
-from lake.manifests import read_locations, read_part, read_root
+from lake.manifests import read_locations, read_parts, read_root
 from lake.packs import ALIGN, pack_key
 from lake.stores import Store
 
 ROW_NAMES = ("path", "content_id", "size", "pack", "offset")
+ROWS_IN_MEMORY = 500_000
+PIECE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,10 @@ def rows(store: Store, version: str) -> Iterator[pa.Table]:
         raise Corrupt(available_key(version), "it has not one list of locations for each part")
     sizes = pa.array([use.id for use in available.packs], pa.string())
     ends = pa.array([use.size for use in available.packs], pa.int64())
-    for part, location_id in zip(root.parts, available.locations, strict=True):
-        table, locations = read_part(store, part.id), read_locations(store, location_id)
+    for table, part, location_id in zip(
+        read_parts(store, root), root.parts, available.locations, strict=True
+    ):
+        locations = read_locations(store, location_id)
         what = f"the locations {location_id[:12]}"
         if table.num_rows != locations.num_rows or not table["size"].equals(locations["size"]):
             raise Corrupt(what, f"they do not fit the part {part.id[:12]}")
@@ -142,29 +149,56 @@ def verify(
     it each such pack is a problem, for it was not read.
     """
     found = read_available(store, version)
-    wanted = pa.concat_tables([part.select(list(ROW_NAMES)) for part in rows(store, version)] or [_EMPTY])
     problems: list[str] = []
-    for use in found.packs:
+    for use, mine in _by_pack(store, found, scratch):
         if use.id in found.assembled:
-            mine = wanted.filter(pc.equal(wanted["pack"], use.id))
             unread = [f"assemblies {use.id[:12]}: published in place, not read"]
             problems += check_assembly(use.id, mine) if check_assembly is not None else unread
-            continue
-        local = scratch / f"verify-{use.id}.tar"
-        try:
-            digest = blake3()
-            with local.open("wb") as out:
-                for piece in stores.stream(store, pack_key(use.id)):
-                    digest.update(piece)
-                    out.write(piece)
-            if digest.hexdigest() != use.id:
-                problems.append(f"{pack_key(use.id)}: its bytes do not have the hash of its name")
-            problems += _bad_members(local, wanted.filter(pc.equal(wanted["pack"], use.id)))
-        except NotFound as error:
-            problems.append(str(error))
-        finally:
-            local.unlink(missing_ok=True)
+        else:
+            problems += _bad_pack(store, use, mine, scratch)
     return Verified(found.files, found.bytes, tuple(problems))
+
+
+def _by_pack(store: Store, found: Available, scratch: Path) -> Iterator[tuple[PackUse, pa.Table]]:
+    """ROW_NAMES of each pack in turn. Rows come by path: they go through files of neighbouring packs on the disk."""
+    ids = pa.array([use.id for use in found.packs], pa.string())
+    count = 1 + found.files // ROWS_IN_MEMORY
+    share = -(-len(ids) // count)
+    schema = _ROWS.append(pa.field("place", pa.int32()))
+    with ExitStack() as files:
+        folder = Path(files.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
+        paths = [folder / f"{number}.arrow" for number in range(count)]
+        writers = [files.enter_context(pa.ipc.new_stream(path, schema)) for path in paths]
+        for part in rows(store, found.version):
+            place = pc.index_in(part["pack"], ids)
+            part = part.select(_ROWS.names).append_column("place", place)
+            for number in pc.unique(pc.divide(place, share)).to_pylist():
+                writers[number].write_table(part.filter(pc.equal(pc.divide(place, share), number)))
+        for number, path in enumerate(paths):
+            writers[number].close()
+            with pa.ipc.open_stream(path) as reader:
+                mine = reader.read_all().sort_by("place")
+            path.unlink()
+            places = mine["place"].to_numpy()
+            for here in range(number * share, min(len(ids), (number + 1) * share)):
+                first, end = np.searchsorted(places, [here, here + 1]).tolist()
+                yield found.packs[here], mine.slice(first, end - first)
+
+
+def _bad_pack(store: Store, use: PackUse, mine: pa.Table, scratch: Path) -> Sequence[str]:
+    local = scratch / f"verify-{use.id}.tar"
+    try:
+        digest = blake3()
+        with local.open("wb") as out:
+            for piece in stores.stream(store, pack_key(use.id)):
+                digest.update(piece)
+                out.write(piece)
+        wrong = f"{pack_key(use.id)}: its bytes do not have the hash of its name"
+        return [*([wrong] if digest.hexdigest() != use.id else []), *_bad_members(local, mine)]
+    except NotFound as error:
+        return [str(error)]
+    finally:
+        local.unlink(missing_ok=True)
 
 
 def _bad_members(pack: Path, members: pa.Table) -> Sequence[str]:
@@ -174,12 +208,16 @@ def _bad_members(pack: Path, members: pa.Table) -> Sequence[str]:
             columns = (batch[name].to_pylist() for name in ("path", "content_id", "size", "offset"))
             for path, content_id, size, offset in zip(*columns, strict=True):
                 file.seek(offset)
-                if blake3(file.read(size)).hexdigest() != content_id:
+                digest = blake3()
+                while size > 0 and (piece := file.read(min(size, PIECE))):
+                    digest.update(piece)
+                    size -= len(piece)
+                if digest.hexdigest() != content_id:
                     bad.append(f"{path}: its bytes do not have its content id")
     return bad
 
 
-_EMPTY = pa.schema(
+_ROWS = pa.schema(
     [
         ("path", pa.string()),
         ("content_id", pa.string()),
@@ -187,4 +225,4 @@ _EMPTY = pa.schema(
         ("pack", pa.string()),
         ("offset", pa.int64()),
     ]
-).empty_table()
+)

@@ -24,14 +24,18 @@ def diff(
 
     store = lake_store(load_config(), idc)
     versions = [resolve(store, *parse(name)).version for name in (old, new)]
-    found = manifests.diff(store, *versions)
-    kinds = {"added": found.added, "removed": found.removed, "changed": found.changed}
+    counts = {"added": 0, "removed": 0, "changed": 0}
+    lists: dict[str, list[str]] = {kind: [] for kind in counts}
+    for step in manifests.differences(store, *versions):
+        for kind, rows in (("added", step.added), ("removed", step.removed), ("changed", step.changed)):
+            counts[kind] += rows.num_rows
+            if as_json:
+                lists[kind] += rows["path"].to_pylist()
+                continue
+            for path in rows["path"].to_pylist():
+                show.line(f"{kind}\t{path}")
     if as_json:
-        lists = {kind: rows["path"].to_pylist() for kind, rows in kinds.items()}
         show.json_line({"old": versions[0], "new": versions[1], **lists})
         return
-    for kind, rows in kinds.items():
-        for path in rows["path"].to_pylist():
-            show.line(f"{kind}\t{path}")
-    counts = ", ".join(f"{rows.num_rows:,} {kind}" for kind, rows in kinds.items())
-    show.say(f"{counts} from {versions[0][:12]} to {versions[1][:12]}")
+    said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    show.say(f"{said} from {versions[0][:12]} to {versions[1][:12]}")

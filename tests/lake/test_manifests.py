@@ -14,6 +14,7 @@ from lake import building, manifests, packs, stores
 from lake.canonical import blake3_hex, canonical_json
 from lake.config import StoreConfig
 from lake.errors import Corrupt, Refused
+from lake.paths import path_hashes
 from lake.stores import open_store
 
 
@@ -306,7 +307,7 @@ def test_a_difference_is_that_of_the_dictionaries(tmp_path_factory, old, new):
     assert found.changed["content_id"].to_pylist() == [new[name] * 64 for name in both]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sets(PATH.map("/".join), min_size=1, max_size=60), st.randoms(use_true_random=False))
 def test_any_order_gives_the_same_parts(tmp_path_factory, paths, random):
     table = rows(sorted(paths, key=str.encode))
@@ -353,3 +354,14 @@ def test_ten_million_rows_fit_a_gibibyte(tmp_path, rows):
         found = measured(phase, tmp_path, rows)
         assert found["rows"] > 0.99 * rows
         assert found["peak_mib"] <= 1024, (phase, found)
+
+
+def test_golden_cuts():
+    """Where parts end is a promise too: it is in every version id."""
+    names = ["a", "b/é", "720p/car/drive/CAM/1700000000000000000.jpg", "n" * 255]
+    found = [f"{value:016x}" for value in path_hashes(pa.array(names)).tolist()]
+    assert found == CUTS
+    assert int(manifests.CUT_MASK) == 0x1FFF
+
+
+CUTS = ["ee8c2baf6343e5c3", "ca92817076120e4a", "45e8e4dd17e590f6", "c21c063db3152560"]
