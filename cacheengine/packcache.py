@@ -5,7 +5,7 @@
     <dir>/packs/<2 hex>/.lock           held while records of these packs change; several processes write packs
     <dir>/views/<version>.erofs         images
 
-Because usage is what the disk has allocated, a reservation made by one process counts for all, and survives a crash.
+Usage is what the disk has allocated (see reserving.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import ctypes
 import errno
 import fcntl
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,8 @@ from blake3 import blake3
 
 from cacheengine import have as haves
 from cacheengine import metrics
-from cacheengine.errors import Busy, NoSpace
-from cacheengine.have import Have, Ints, Mask
+from cacheengine.errors import Busy
+from cacheengine.have import Have, Mask
 from cacheengine.node import CacheDirConfig
 from cacheengine.wanted import PackWant
 from cacheengine.wire import DirReport, Medium
@@ -34,7 +33,6 @@ from lake.errors import Refused
 
 BLOCK = 4096
 INODES_KEPT = 1000
-_RANK: Mapping[Medium, int] = {"mem": 0, "nvme": 1, "ssd": 2, "hdd": 3}
 _EMPTY = int.from_bytes(blake3(b"").digest()[:8], "little")
 _PUNCH = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -55,16 +53,6 @@ class CacheDir:
 @dataclass(frozen=True)
 class Cache:
     dirs: tuple[CacheDir, ...]
-
-
-@dataclass(frozen=True)
-class Need:
-    """What is missing of one pack: members as offsets and sizes (bytes), ascending. size: of the whole pack."""
-
-    pack: str
-    size: int
-    offset: Ints
-    length: Ints
 
 
 def open_cache(dirs: Iterable[CacheDirConfig]) -> Cache:
@@ -218,6 +206,16 @@ def punch(fd: int, start: int, end: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def allocate(fd: int, start: int, end: int) -> bool:
+    """Take the blocks of [start, end); False where the file system cannot do that. Raises OSError when the disk is full."""
+    if _LIBC.fallocate(fd, 0, start, end - start) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+        return False
+    raise OSError(code, os.strerror(code))
+
+
 def packs_on_disk(directory: CacheDir) -> dict[str, tuple[int, int]]:
     """pack → (allocated bytes, when its record last changed in ns) of all packs of a directory."""
     found: dict[str, tuple[int, int]] = {}
@@ -253,7 +251,7 @@ def used(directory: CacheDir) -> int:
     return total
 
 
-def _disk(directory: CacheDir) -> tuple[int, bool]:
+def disk_left(directory: CacheDir) -> tuple[int, bool]:
     """(bytes that may still be taken from the disk, whether it has inodes): a share of every disk is left alone."""
     status = os.statvfs(directory.path)
     kept = min(256 << 20, status.f_blocks * status.f_frsize // 50)
@@ -264,7 +262,7 @@ def _disk(directory: CacheDir) -> tuple[int, bool]:
 
 def room(directory: CacheDir, taken: int | None = None) -> int:
     """Bytes that still fit: by quota and by the disk. taken: what is used of the quota, when that is known."""
-    free, has_inodes = _disk(directory)
+    free, has_inodes = disk_left(directory)
     left = directory.quota - (used(directory) if taken is None else taken)
     return max(0, min(left, free)) if has_inodes else 0
 
@@ -278,13 +276,8 @@ def report(directory: CacheDir) -> DirReport:
         medium=directory.medium,
         quota=directory.quota,
         used=taken,
-        free_on_disk=_disk(directory)[0],
+        free_on_disk=disk_left(directory)[0],
     )
-
-
-def blocks_of(need: Need) -> int:
-    """Bytes that the missing members take on disk."""
-    return int((-(-need.length // BLOCK) * BLOCK).sum())
 
 
 def drop_unfilled(directory: CacheDir, pack: str) -> int:
@@ -294,132 +287,3 @@ def drop_unfilled(directory: CacheDir, pack: str) -> int:
     if allocated <= int((-(-known.size // BLOCK) * BLOCK).sum()):
         return 0
     return keep_only(directory, pack, known)
-
-
-def reserve(
-    cache: Cache,
-    needs: Sequence[Need],
-    what: str,
-    make_room: Callable[[int], bool],
-    advice: Callable[[], str],
-) -> dict[str, CacheDir]:
-    """Take the space of all needs before the first byte; pack → directory.
-
-    what: who asks, for the error. make_room(bytes): asked to evict at least so much of what may go; False when nothing is left
-    to evict. advice: what a person could do. Raises NoSpace, and then nothing stays reserved.
-    """
-    with _cache_locked(cache) as fd:
-        known = _recall(cache, fd)
-        while True:
-            at, usage = known or (time.monotonic(), {d.path: used(d) for d in cache.dirs})
-            placed, short, available = _place(cache, needs, usage)
-            if not short:
-                break
-            if known is not None:
-                known = None  # it may be less by now
-            elif not make_room(short):
-                metrics.no_space.inc()
-                total = sum(blocks_of(need) for need in needs)
-                raise NoSpace(
-                    what,
-                    f"it needs {total} bytes, {available} are available in "
-                    + ", ".join(f"{d.path} (quota {d.quota})" for d in cache.dirs),
-                    advice(),
-                )
-        done: list[Need] = []
-        try:
-            for need in needs:
-                done.append(need)
-                _allocate(placed[need.pack], need)
-        except OSError as error:
-            for need in done:
-                drop_unfilled(placed[need.pack], need.pack)
-            metrics.no_space.inc()
-            raise NoSpace(what, f"the disk said: {error.strerror}", advice()) from error
-        _remember(cache, fd, at, usage)
-    return placed
-
-
-# cache → (stamp of its last reservation, when its usage was counted, usage by directory): counting walks all folders
-_counted: dict[Cache, tuple[int, float, dict[Path, int]]] = {}
-COUNT_EVERY_S = 5.0
-
-
-def _recall(cache: Cache, fd: int) -> tuple[float, dict[Path, int]] | None:
-    """(when it was counted, usage as after our own last reservation), while nobody else has made one; else None."""
-    stamp, at, usage = _counted.get(cache, (0, 0.0, {}))
-    fresh = os.fstat(fd).st_mtime_ns == stamp and time.monotonic() - at < COUNT_EVERY_S
-    return (at, dict(usage)) if fresh else None
-
-
-def _remember(cache: Cache, fd: int, at: float, usage: dict[Path, int]) -> None:
-    os.utime(fd, ns=(time.time_ns(), time.time_ns()))
-    _counted[cache] = (os.fstat(fd).st_mtime_ns, at, usage)
-
-
-@contextmanager
-def _cache_locked(cache: Cache) -> Iterator[int]:
-    """One reservation at a time, over all processes."""
-    fd = os.open(cache.dirs[0].path / ".reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _place(
-    cache: Cache, needs: Sequence[Need], usage: dict[Path, int]
-) -> tuple[dict[str, CacheDir], int, int]:
-    """(pack → directory, bytes that found no place, bytes there were): where the pack lies, else the fastest with room.
-
-    usage: bytes used of each directory; what is placed is added.
-    """
-    left = {directory.path: room(directory, usage[directory.path]) for directory in cache.dirs}
-    available, short = sum(left.values()), 0
-    placed: dict[str, CacheDir] = {}
-    for need in needs:
-        home = find_pack(cache, need.pack)
-        # the record grows by 24 bytes a member; a new pack has a folder and a record of its own
-        records = -(-24 * len(need.offset) // BLOCK) * BLOCK
-        size = blocks_of(need) + records + (3 * BLOCK if home is None else 0)
-        if home is not None:
-            fitting = [home] if left[home.path] >= size else []
-        else:
-            fitting = [directory for directory in cache.dirs if left[directory.path] >= size]
-        if not fitting:
-            short += size
-            continue
-        chosen = min(fitting, key=lambda d: (_RANK[d.medium], -left[d.path]))
-        left[chosen.path] -= size
-        usage[chosen.path] += size
-        placed[need.pack] = chosen
-    return placed, short, available
-
-
-def _runs(need: Need) -> Iterator[tuple[int, int]]:
-    """(start, end) of the missing members in whole blocks, near ones joined."""
-    start = end = -1
-    for offset, length in zip(need.offset.tolist(), need.length.tolist(), strict=True):
-        first, last = offset // BLOCK * BLOCK, min(need.size, -(-(offset + length) // BLOCK) * BLOCK)
-        if first <= end:
-            end = max(end, last)
-            continue
-        if end > start:
-            yield start, end
-        start, end = first, last
-    if end > start:
-        yield start, end
-
-
-def _allocate(directory: CacheDir, need: Need) -> None:
-    fd = open_pack(directory, need.pack, need.size)
-    try:
-        for start, end in _runs(need):
-            if _LIBC.fallocate(fd, 0, start, end - start) != 0:
-                code = ctypes.get_errno()
-                if code in (errno.EOPNOTSUPP, errno.ENOSYS):
-                    return  # a file system without fallocate: the quota has been checked, the disk will tell
-                raise OSError(code, os.strerror(code))
-    finally:
-        os.close(fd)

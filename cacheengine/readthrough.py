@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
-from cacheengine import fetch, metrics, packcache, wanted
+from cacheengine import fetch, metrics, packcache, reserving, wanted
 from cacheengine import have as haves
 from cacheengine.errors import Busy, FetchFailed, NoSpace
 from cacheengine.have import Mask
 from cacheengine.node import node_store, read_node_file
-from cacheengine.packcache import Cache, CacheDir, Need, open_cache
+from cacheengine.packcache import Cache, CacheDir, open_cache
+from cacheengine.reserving import Need
 from cacheengine.wanted import PackWant
 from lake import stores
 from lake.config import load_config
@@ -210,7 +211,7 @@ class ReadThrough:
         end = time.monotonic() + ROOM_WAIT_S
         while True:
             try:
-                packcache.reserve(
+                reserving.reserve(
                     self._cache, [need], f"read of {need.pack[:12]}", lambda _: False, lambda: _FIX
                 )
                 return
@@ -218,7 +219,7 @@ class ReadThrough:
                 if time.monotonic() > end:
                     raise
                 if self._counts is not None:
-                    self._counts.with_suffix(".room").write_text(str(packcache.blocks_of(need)))
+                    self._counts.with_suffix(".room").write_text(str(reserving.blocks_of(need)))
                 time.sleep(0.1)
 
     def _pack(self, pack_id: str) -> _Pack:
@@ -244,7 +245,7 @@ class ReadThrough:
         need = Need(pack_id, want.size, np.empty(0, np.int64), np.empty(0, np.int64))
         home = packcache.find_pack(self._cache, pack_id)
         if home is None:
-            home = packcache.reserve(self._cache, [need], pack_id, lambda _: False, lambda: "")[pack_id]
+            home = reserving.reserve(self._cache, [need], pack_id, lambda _: False, lambda: "")[pack_id]
         fd = packcache.open_pack(home, pack_id, want.size)
         with packcache.locked(home, pack_id, shared=True):
             known = haves.load(packcache.have_path(home, pack_id), want.size)

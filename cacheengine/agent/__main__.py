@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from cacheengine.agent import heartbeat, mounts, reconcile, residency
+from cacheengine.agent import heartbeat, mounts, reconcile, room
 from cacheengine.agent.api import make_app
 from cacheengine.agent.state import Node, load_state
 from cacheengine.client import Control
@@ -100,7 +100,7 @@ def start(config: Config, settings: NodeConfig) -> tuple[Node, Control | None]:
     if control is not None:
         node.file_list = control.file_list
     load_state(node)
-    residency.tidy(node)
+    room.tidy(node)
     return node, control
 
 

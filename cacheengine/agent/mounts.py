@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import structlog
 from blake3 import blake3
 
-from cacheengine import metrics, mountapi, packcache, views
+from cacheengine import metrics, mountapi, packcache, reserving, views
 from cacheengine import wanted as wants
 from cacheengine.agent.state import MountRecord, Node, now_ns, save_mounts
 from cacheengine.errors import Busy
@@ -182,8 +182,8 @@ def _device(node: Node, pack: str, size: int, is_local: bool) -> Path:
     home = packcache.find_pack(node.cache, pack)
     if home is None:  # only empty files are wanted of it: a file of holes will do
         nothing = np.empty(0, np.int64)
-        home = packcache.reserve(
-            node.cache, [packcache.Need(pack, size, nothing, nothing)], pack, _no_room, str
+        home = reserving.reserve(
+            node.cache, [reserving.Need(pack, size, nothing, nothing)], pack, _no_room, str
         )[pack]
     return packcache.pack_path(home, pack)
 

@@ -10,7 +10,7 @@ from typing import Literal
 import structlog
 
 from cacheengine import metrics
-from cacheengine.agent import residency
+from cacheengine.agent import residency, room
 from cacheengine.agent.state import Node, Status, mounted_versions, now_ns
 from cacheengine.eviction import Key
 from cacheengine.wire import Failure
@@ -137,7 +137,7 @@ def watch_room(node: Node) -> None:
     """Keep every directory below its high mark while readers fill it. Apart from the loop, which may be in a long warm."""
     while not node.ending.wait(ROOM_S):
         try:
-            residency.keep_below_watermarks(node)
+            room.keep_below_watermarks(node)
             node.works("room")
         except Exception as error:
             if not isinstance(error, Explained | OSError):

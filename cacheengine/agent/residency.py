@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import structlog
 
-from cacheengine import eviction, fetch, metrics, packcache
+from cacheengine import eviction, fetch, metrics, packcache, reserving
 from cacheengine import have as haves
 from cacheengine import wanted as wants
 from cacheengine.agent.state import (
@@ -25,7 +25,7 @@ from cacheengine.agent.state import (
 )
 from cacheengine.eviction import Key
 from cacheengine.have import Have
-from cacheengine.packcache import Need
+from cacheengine.reserving import Need
 from cacheengine.wanted import Want
 from cacheengine.wire import Failure
 from lake.errors import Explained
@@ -166,7 +166,7 @@ def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
     needs = [Need(m.pack, m.size, m.offset, m.length) for _, m, _ in _missing_jobs(node, want)]
     what = f"{key.dataset}@{status.desired.tag} on node {node.config.name}"
     with node.space:
-        placed = packcache.reserve(
+        placed = reserving.reserve(
             node.cache, needs, f"warm {what}", _room_maker(node, key), lambda: _advice(node, key)
         )
     del needs
@@ -219,7 +219,7 @@ def _by_path(want: Want, places: dict[str, int], bad: list[fetch.Bad]) -> list[F
     return failures
 
 
-def _keeps(node: Node, without: Key | None = None) -> Callable[[str], Have]:
+def keeps(node: Node, without: Key | None = None) -> Callable[[str], Have]:
     """pack → members that desired versions (but `without`, and those that were evicted) want of it."""
     with node.lock:
         gone = {without, *(key for key, status in node.statuses.items() if status.evicted)}
@@ -256,7 +256,7 @@ def release(node: Node, key: Key) -> None:
             if key.version in mounted_versions(node):
                 return
         want = wants.load_want(node.config.views, key.version, key.list_id)
-        leased, keep, freed = leased_packs(node), _keeps(node), 0
+        leased, keep, freed = leased_packs(node), keeps(node), 0
         for part in want.packs if want is not None else ():
             if part.id not in leased:
                 freed += trim(node, part.id, keep, "freed")
@@ -287,7 +287,7 @@ def check(node: Node, key: Key) -> None:
             log.warning("residency_lost", dataset=key.dataset, version=key.version, files=want.files - files)
 
 
-def _steps(node: Node, asking: Key | None) -> list[eviction.Step]:
+def eviction_steps(node: Node, asking: Key | None) -> list[eviction.Step]:
     packs = {p: changed for d in node.cache.dirs for p, (_, changed) in packcache.packs_on_disk(d).items()}
     known, mounted = saved_wants(node), mounted_versions(node)
     with node.lock:
@@ -307,11 +307,11 @@ def _steps(node: Node, asking: Key | None) -> list[eviction.Step]:
 def _room_maker(node: Node, asking: Key) -> Callable[[int], bool]:
     """Evicts step by step when a reservation asks; False when nothing is left."""
     steps: Iterator[eviction.Step] | None = None
-    keep = _keeps(node)
+    keep = keeps(node)
 
     def make_room(short: int) -> bool:
         nonlocal steps
-        steps = iter(_steps(node, asking)) if steps is None else steps
+        steps = iter(eviction_steps(node, asking)) if steps is None else steps
         freed = 0
         for step in steps:
             freed += _take(node, step, keep)
@@ -335,7 +335,7 @@ def _take(node: Node, step: eviction.Step, keep: Callable[[str], Have]) -> int:
         status.state, status.evicted = "failed", True
         status.failures = (Failure(path="", cause=EVICTED),)
     want = wants.load_want(node.config.views, step.key.version, step.key.list_id)
-    keep, leased, freed = _keeps(node), leased_packs(node), 0
+    keep, leased, freed = keeps(node), leased_packs(node), 0
     for part in want.packs if want is not None else ():
         if part.id not in leased:
             freed += trim(node, part.id, keep, "room")
@@ -360,41 +360,3 @@ def _advice(node: Node, asking: Key) -> str:
     if not held:
         return "give the node's cache_dirs a larger quota, or warm fewer files (`--files-from`)"
     return f"unmount, unpin or free one of {', '.join(held[:10])}, or give the node a larger quota"
-
-
-def keep_below_watermarks(node: Node) -> None:
-    """Above the high mark of a directory, or when a reader waits for room, take bytes beyond what is desired, oldest first, down to
-    the low mark."""
-    asked = wanted_room(node)
-    for directory in node.cache.dirs:
-        used = packcache.used(directory)
-        if used <= directory.quota * directory.high and packcache.room(directory, used) >= asked:
-            continue
-        over = used - int(directory.quota * directory.low) + asked
-        with node.space:
-            on_disk, keep = packcache.packs_on_disk(directory), _keeps(node)
-            for step in _steps(node, None):
-                if over <= 0 or step.kind == "version":
-                    break
-                if step.pack in on_disk:
-                    over -= trim(node, step.pack, keep, "watermark")
-
-
-def wanted_room(node: Node) -> int:
-    """Bytes that readers beside the agent wait for just now; asking ends with this look."""
-    asked = 0
-    for path in (node.config.state_dir / "counts").glob("*.room"):
-        try:
-            asked += int(path.read_text())
-        except ValueError:
-            continue  # it is being written: the next look has it
-        path.unlink(missing_ok=True)
-    return asked
-
-
-def tidy(node: Node) -> None:
-    """At start: what a killed agent reserved and did not fill goes back."""
-    with node.space:
-        for directory in node.cache.dirs:
-            for pack in packcache.packs_on_disk(directory):
-                packcache.drop_unfilled(directory, pack)

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheengine import fetch, packcache, wanted
+from cacheengine import fetch, packcache, reserving, wanted
 from cacheengine.errors import Busy, FetchFailed
 from cacheengine.fetch import GAP, REQUEST, PackJob, plan
-from cacheengine.packcache import Cache, Need
+from cacheengine.packcache import Cache
 from cacheengine.readthrough import ReadThrough
+from cacheengine.reserving import Need
 from cacheengine.wanted import Want
 from lake import stores
 from lake.errors import NotFound
@@ -59,7 +60,7 @@ def fill(store: Store, cache: Cache, want: Want) -> list[fetch.Bad]:
         missing, _ = fetch.unique_members(part.take(~packcache.resident(cache, part)))
         jobs.append(missing)
     needs = [Need(m.pack, m.size, m.offset, m.length) for m in jobs]
-    placed = packcache.reserve(cache, needs, "a warm", lambda _: False, lambda: "")
+    placed = reserving.reserve(cache, needs, "a warm", lambda _: False, lambda: "")
     return fetch.fetch(store, [PackJob(m, placed[m.pack]) for m in jobs], 4)
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cacheengine import have, packcache
+from cacheengine import have, packcache, reserving
 from cacheengine.errors import Busy, NoSpace
 from cacheengine.eviction import Holding, Key, Step, order
 from cacheengine.have import Have
 from cacheengine.node import CacheDirConfig
-from cacheengine.packcache import Cache, Need, open_cache
+from cacheengine.packcache import Cache, open_cache
+from cacheengine.reserving import Need
 from tests.cacheengine.nodes import cache_at
 
 PACK = "ab" + "0" * 62
@@ -49,10 +50,10 @@ def keys(members: list[int], epoch: int = 0) -> Have:
 
 def test_reserving_takes_the_space_at_once(tmp_path: Path) -> None:
     cache = cache_at(tmp_path)
-    placed = packcache.reserve(cache, [need()], "x", no, str)
+    placed = reserving.reserve(cache, [need()], "x", no, str)
     path = packcache.pack_path(placed[PACK], PACK)
     assert path.stat().st_size == SIZE
-    assert path.stat().st_blocks * 512 == packcache.blocks_of(need()) == 4 * 8192
+    assert path.stat().st_blocks * 512 == reserving.blocks_of(need()) == 4 * 8192
     assert len(packcache.load_have(cache, PACK, SIZE)) == 0
     # what was not filled goes back, and what was marked stays
     write(cache, PACK, [0])
@@ -66,7 +67,7 @@ def test_what_does_not_fit_says_what_is_needed_what_there_is_and_what_helps(tmp_
     big = need(members=32, size=512 * MIB)
     many = [Need(f"{place:064x}", big.size, big.offset, big.length) for place in range(10)]
     with pytest.raises(NoSpace) as raised:
-        packcache.reserve(cache, many, "warm frames@v1", no, lambda: "free old@v1")
+        reserving.reserve(cache, many, "warm frames@v1", no, lambda: "free old@v1")
     text = str(raised.value)
     assert "warm frames@v1" in text and str(10 * 32 * 8192) in text and "free old@v1" in text
     assert str(packcache.room(cache.dirs[0])) in text and str(tmp_path) in text
@@ -82,32 +83,32 @@ def test_room_is_asked_for_and_then_it_fits(tmp_path: Path) -> None:
         asked.append(short)
         return packcache.keep_only(cache.dirs[0], OTHER, have.NOTHING) > 0
 
-    packcache.reserve(cache, [need(members=32)], "x", make_room, str)
+    reserving.reserve(cache, [need(members=32)], "x", make_room, str)
     assert len(asked) == 1 and asked[0] >= 32 * 8192
     assert packcache.used(cache.dirs[0]) <= 2 * SIZE
 
 
 def test_reservations_of_other_processes_count(tmp_path: Path) -> None:
     cache, other = cache_at(tmp_path, 3 * MIB), cache_at(tmp_path, 2 * MIB)
-    packcache.reserve(cache, [need(members=8)], "ours", no, str)
+    reserving.reserve(cache, [need(members=8)], "ours", no, str)
     ours = packcache.used(cache.dirs[0])
     # `other` stands for another process: its usage is remembered apart
-    packcache.reserve(other, [need(OTHER, 128, 4 * MIB)], "theirs", no, str)
+    reserving.reserve(other, [need(OTHER, 128, 4 * MIB)], "theirs", no, str)
     assert ours + MIB <= packcache.used(cache.dirs[0]) <= ours + MIB + 3 * 4096
     with pytest.raises(NoSpace):
-        packcache.reserve(cache, [need("ef" + "2" * 62, 256, 4 * MIB)], "ours", no, str)
+        reserving.reserve(cache, [need("ef" + "2" * 62, 256, 4 * MIB)], "ours", no, str)
     # and room that was made meanwhile is seen
     packcache.keep_only(cache.dirs[0], OTHER, have.NOTHING)
-    packcache.reserve(cache, [need("ef" + "2" * 62, 256, 4 * MIB)], "ours", no, str)
+    reserving.reserve(cache, [need("ef" + "2" * 62, 256, 4 * MIB)], "ours", no, str)
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing_behind(small_disk: Path) -> None:
     cache = cache_at(small_disk, 1 << 40)
     big = [need(f"{place:064x}", members=1000, size=16 * MIB) for place in range(8)]
     with pytest.raises(NoSpace):
-        packcache.reserve(cache, big, "x", no, str)
+        reserving.reserve(cache, big, "x", no, str)
     assert packcache.packs_on_disk(cache.dirs[0]) == {}
-    packcache.reserve(cache, big[:1], "x", no, str)
+    reserving.reserve(cache, big[:1], "x", no, str)
 
 
 @pytest.fixture
@@ -123,10 +124,10 @@ def test_packs_go_to_the_fastest_directory_with_room(tmp_path: Path) -> None:
     slow = CacheDirConfig(path=tmp_path / "hdd", medium="hdd", quota=100 * MIB)
     fast = CacheDirConfig(path=tmp_path / "mem", medium="mem", quota=SIZE)
     cache = open_cache([slow, fast])
-    placed = packcache.reserve(cache, [need(PACK, 20), need(OTHER, 20)], "x", no, str)
+    placed = reserving.reserve(cache, [need(PACK, 20), need(OTHER, 20)], "x", no, str)
     assert [placed[PACK].medium, placed[OTHER].medium] == ["mem", "hdd"]
     # and stay where they are
-    again = packcache.reserve(cache, [need(PACK, 5), need(OTHER, 5)], "x", no, str)
+    again = reserving.reserve(cache, [need(PACK, 5), need(OTHER, 5)], "x", no, str)
     assert again == placed
 
 
