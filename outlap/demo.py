@@ -29,6 +29,8 @@ DAGS = (
     "nightly_incremental",
     "free_dataset",
 )
+# a restarted Airflow needs most of a minute on a busy machine
+HEALTH_PATIENCE_S = 180.0
 Say = Callable[[str], None]
 
 
@@ -64,7 +66,7 @@ def _make_sure_it_is_up(layout: Layout, say: Say) -> float:
             "it is up without Airflow",
             "run `outlap down`, then `outlap demo` again",
         )
-    until = time.monotonic() + 60
+    until = time.monotonic() + HEALTH_PATIENCE_S
     while not status.healthy and time.monotonic() < until:
         time.sleep(1)
         status = read_status(layout)
