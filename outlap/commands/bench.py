@@ -56,8 +56,15 @@ def group(quick: Quick = False, plot: Plot = None, write: Write = None, as_json:
 
 def _bench(name: str, quick: bool, plot: Path | None, write: Path | None, as_json: bool) -> None:
     """Run `benchmarks.<name>.run(quick) -> Report` and show it. A goal that is not met is a figure, no failure."""
+    import structlog
+
     from benchmarks import report as reports
     from lake.errors import NotFound
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("warning"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
     try:
         module = importlib.import_module(f"benchmarks.{name}")
