@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 import av
 
-from transforms.decode import decode_run, to_pictures
+from transforms.decode import decode_run
+from transforms.pictures import to_pictures
 from transforms.plan import Run, choose_keyframes, choose_rate, plan_runs
 from transforms.recipe import Output, Rate, Recipe
 from transforms.recordings import Channel, FrameIndex

@@ -9,25 +9,50 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lake.canonical import blake3_hex, canonical_json
 
 # Part of every recipe's id: raise it when the same recipe would give other bytes than before.
-CODE_VERSION = 1
-OutputName = Literal["4k", "720p"]
+CODE_VERSION = 2
+# What these names mean where no size is given: most pixels of the shorter side
 LINES: dict[str, int] = {"4k": 2160, "720p": 720}
+LONGEST_SIDE = 16_384
+MOST_EVENTS = 100_000
+LONGEST_WINDOW_NS = 3_600_000_000_000
+
+Chroma = Literal["420", "422", "444"]
+Side = Annotated[int, Field(ge=16, le=LONGEST_SIDE)]
 
 
 class Output(BaseModel):
-    """One JPEG of each frame. quality: 1 to 100 as libjpeg has it.
+    """One JPEG of each frame. quality: 1 to 100 as libjpeg has it; chroma: how finely colour is kept.
 
-    Its shorter side has at most 2160 (4k) or 720 (720p) pixels; smaller pictures keep their size.
+    Its size is one of two things. `lines`: the shorter side has at most so many pixels (the default of 4k and 720p: 2160,
+    720), in proportion, never enlarged. `width` and `height` of the upright picture, with `aspect`: "fit" keeps it whole
+    inside of that, never enlarged; "fill" covers it and cuts off what hangs over on both sides; "exact" stretches it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: OutputName
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
     quality: Annotated[int, Field(ge=1, le=100)] = 90
+    chroma: Chroma = "420"
+    lines: Side | None = None
+    width: Side | None = None
+    height: Side | None = None
+    aspect: Literal["fit", "fill", "exact"] = "fit"
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Output:
+        if (self.width is None) != (self.height is None):
+            raise ValueError("width and height come together")
+        if self.lines is not None and self.width is not None:
+            raise ValueError("give lines, or width and height")
+        if self.lines is None and self.width is None and self.name not in LINES:
+            raise ValueError("give its size: lines, or width and height")
+        if self.aspect != "fit" and self.width is None:
+            raise ValueError("aspect goes with width and height")
+        return self
 
     @property
-    def lines(self) -> int:
-        """Most pixels of the shorter side."""
-        return LINES[self.name]
+    def most_lines(self) -> int | None:
+        """Most pixels of the shorter side, None where width and height are given."""
+        return self.lines if self.lines is not None or self.width is not None else LINES[self.name]
 
 
 class Rate(BaseModel):
@@ -37,11 +62,31 @@ class Rate(BaseModel):
     rate_mhz: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class Recipe(BaseModel):
-    """cut: every key frame, or a rate. sample_tolerance_ns: frames of one sample are at most this far apart."""
+class Distance(BaseModel):
+    """Cut each `every_mm` millimetres that the vehicle travelled, by its positions; the first one counts as travelled."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    cut: Literal["keyframes"] | Rate = "keyframes"
+    every_mm: Annotated[int, Field(ge=100, le=1_000_000_000)]
+
+
+class Events(BaseModel):
+    """Cut at moments of a list: every frame from before_ns before to after_ns after each, or the nearest where both are 0."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    at_ns: Annotated[tuple[int, ...], Field(min_length=1, max_length=MOST_EVENTS)]
+    before_ns: Annotated[int, Field(ge=0, le=LONGEST_WINDOW_NS)] = 0
+    after_ns: Annotated[int, Field(ge=0, le=LONGEST_WINDOW_NS)] = 0
+
+
+class Recipe(BaseModel):
+    """cut: every key frame, all frames, a rate, a distance, or events.
+
+    sample_tolerance_ns: how far a frame of a sample may be from the sample's time, and the frame that is nearest to a moment
+    (of a distance or an event) from that moment.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    cut: Literal["keyframes", "all"] | Rate | Distance | Events = "keyframes"
     outputs: Annotated[tuple[Output, ...], Field(min_length=1)] = (
         Output(name="4k", quality=90),
         Output(name="720p", quality=90),
@@ -57,9 +102,13 @@ class Recipe(BaseModel):
 
 
 def recipe_json(recipe: Recipe) -> bytes:
-    """Canonical JSON of a recipe with the code's version; the order of outputs does not count."""
+    """Canonical JSON of a recipe with the code's version; the order of outputs and of events does not count."""
     value = recipe.model_dump(mode="json")
+    for output, dumped in zip(recipe.outputs, value["outputs"], strict=True):
+        dumped["lines"] = output.most_lines
     value["outputs"] = sorted(value["outputs"], key=lambda output: str(output["name"]))
+    if isinstance(recipe.cut, Events):
+        value["cut"]["at_ns"] = sorted(set(recipe.cut.at_ns))
     return canonical_json({"code": CODE_VERSION, **value})
 
 

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from outlap.synthetic import read_frame_number
 from transforms.cut import cut_channel, open_workshop
-from transforms.decode import decode_run, target_sizes, to_pictures
+from transforms.decode import decode_run
 from transforms.errors import Unreadable
+from transforms.pictures import to_jfif, to_pictures
 from transforms.plan import plan_runs
 from transforms.recipe import Output, Recipe
 from transforms.recordings import Orientation
 from transforms.recordings.mp4 import Mp4Recording, open_recording
+from transforms.sizes import target_sizes
 
 BOTH = Recipe().outputs
 X265 = "log-level=none:pools=1:frame-threads=1"
@@ -78,7 +80,7 @@ def test_leading_pictures_are_there_to_be_tested(clip_bytes: Callable[..., bytes
 
 @given(st.integers(16, 8192), st.integers(16, 8192))
 def test_outputs_are_even_never_larger_and_in_proportion(width: int, height: int) -> None:
-    sizes = {output.name: (w, h) for output, w, h in target_sizes(width, height, BOTH)}
+    sizes = {t.output.name: (t.width, t.height) for t in target_sizes(width, height, BOTH)}
     assert ("4k" in sizes) == (min(width, height) > 720)
     for name, (wide, high) in sizes.items():
         assert wide % 2 == high % 2 == 0
@@ -104,7 +106,7 @@ def test_outputs_are_even_never_larger_and_in_proportion(width: int, height: int
     ],
 )
 def test_sizes_of_known_pictures(size: tuple[int, int], expected: dict[str, tuple[int, int]]) -> None:
-    assert {output.name: (w, h) for output, w, h in target_sizes(*size, BOTH)} == expected
+    assert {t.output.name: (t.width, t.height) for t in target_sizes(*size, BOTH)} == expected
 
 
 def flat_frame(
@@ -194,3 +196,125 @@ def test_quality_is_heeded(clip_bytes: Callable[..., bytes], tmp_path: Path) -> 
         for quality in (40, 95)
     ]
     assert sizes[0] < sizes[1]
+
+
+LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+
+
+def coded(rgb: np.ndarray, matrix: int, full: bool, depth: int) -> list[float]:
+    """Y, Cb and Cr of a colour, as ITU-T H.273 has them."""
+    red, blue = LUMA[matrix]
+    luma = red * rgb[0] + (1 - red - blue) * rgb[1] + blue * rgb[2]
+    cb, cr = (rgb[2] - luma) / (2 - 2 * blue), (rgb[0] - luma) / (2 - 2 * red)
+    scale = 2 ** (depth - 8)
+    if full:
+        return [255 * luma * scale, (128 + 255 * cb) * scale, (128 + 255 * cr) * scale]
+    return [(16 + 219 * luma) * scale, (128 + 224 * cb) * scale, (128 + 224 * cr) * scale]
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix", LUMA)
+@pytest.mark.parametrize(
+    "pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p12le", "yuv440p"]
+)
+def test_colours_are_those_of_the_standard(pix_fmt: str, matrix: int, full: bool) -> None:
+    depth = 12 if "12" in pix_fmt else 10 if "10" in pix_fmt else 8
+    for rgb in np.random.default_rng(matrix).uniform(0.05, 0.95, (6, 3)):
+        frame = av.VideoFrame(64, 48, pix_fmt)
+        for plane, value in zip(frame.planes, coded(rgb, matrix, full, depth), strict=True):
+            np.frombuffer(memoryview(plane), np.uint16 if depth > 8 else np.uint8)[:] = round(value)
+        frame.colorspace, frame.color_range = matrix, ColorRange.JPEG if full else ColorRange.MPEG
+        found = [np.frombuffer(memoryview(plane), np.uint8)[5] for plane in to_jfif(frame).planes]
+        # swscale, for what the filter does not know, cuts where it should round
+        assert np.abs(np.array(coded(rgb, 5, True, 8)) - found).max() <= (3 if pix_fmt == "yuv440p" else 1.7)
+
+
+def ramp(width: int, height: int) -> av.VideoFrame:
+    """Luma rises from left to right by x / 4 and from top to bottom by y / 4."""
+    frame = av.VideoFrame(width, height, "yuvj420p")
+    for number, plane in enumerate(frame.planes):
+        pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        y, x = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
+        pixels[:] = 128 if number else x // 4 + y // 4
+    frame.colorspace, frame.color_range = 5, ColorRange.JPEG
+    return frame
+
+
+@pytest.mark.parametrize("quarters", [0, 1])
+@pytest.mark.parametrize(
+    ("aspect", "size", "expected", "middle"),
+    [
+        ("fit", (200, 200), (200, 112), (1.0, 1.0)),
+        ("fit", (2000, 2000), (640, 360), (1.0, 1.0)),
+        ("fill", (180, 180), (180, 180), (180 / 320, 1.0)),
+        ("fill", (91, 45), (91, 45), (1.0, 640 / 360 * 45 / 91)),
+        ("exact", (301, 77), (301, 77), (1.0, 1.0)),
+        ("exact", (700, 400), (700, 400), (1.0, 1.0)),
+    ],
+)
+def test_aspects(
+    aspect: Any, size: tuple[int, int], expected: tuple[int, int], middle: tuple[float, float], quarters: int
+) -> None:
+    """The picture, which may lie on its side, is kept whole, or its middle is; sizes are those of the upright one."""
+    output = Output(name="x", width=size[0], height=size[1], aspect=aspect, quality=95)
+    frame = ramp(640, 360) if not quarters else turned(ramp(640, 360))
+    (picture,) = to_pictures(frame, Orientation(quarters=quarters), (output,))
+    grey = simplejpeg.decode_jpeg(picture.jpeg, colorspace="GRAY")[:, :, 0].astype(float)
+    assert (picture.width, picture.height) == grey.shape[::-1] == expected
+    left, top = (640 * (1 - middle[0]) / 2, 360 * (1 - middle[1]) / 2)
+    assert abs(grey[1, 1] - (left + top) / 4) < 7
+    assert abs(grey[-2, -2] - (640 - left + 360 - top) / 4) < 7
+    assert abs(grey[1, -2] - (640 - left + top) / 4) < 7
+
+
+def turned(frame: av.VideoFrame) -> av.VideoFrame:
+    """A quarter clockwise."""
+    (luma, *_) = frame.planes
+    pixels = np.frombuffer(memoryview(luma), np.uint8).reshape(-1, luma.line_size)[:, : frame.width]
+    made = flat_frame("yuvj420p", (0, 128, 128), 5, (frame.height, frame.width))
+    made.color_range = ColorRange.JPEG
+    target = np.frombuffer(memoryview(made.planes[0]), np.uint8).reshape(-1, made.planes[0].line_size)
+    target[:, : frame.height] = np.rot90(pixels, -1)
+    return made
+
+
+@given(st.integers(16, 4000), st.integers(16, 4000), st.integers(16, 4000), st.integers(16, 4000))
+def test_boxes_are_kept_and_filled(width: int, height: int, wide: int, high: int) -> None:
+    box = {"width": wide, "height": high}
+    fit, fill, exact = target_sizes(
+        width, height, [Output(name=name, aspect=name, **box) for name in ("fit", "fill", "exact")]
+    )
+    assert fit.width <= min(wide, width) and fit.height <= min(high, height)
+    assert (fill.width, fill.height) == (exact.width, exact.height) == (wide, high)
+    assert fill.scaled_width >= wide and fill.scaled_height >= high
+    assert fill.scaled_width == wide or fill.scaled_height == high
+    assert abs(fill.scaled_width * height - fill.scaled_height * width) <= max(width, height)
+
+
+def test_frames_that_nobody_needs_are_not_decoded_and_the_others_stay_the_same(
+    clip_bytes: Callable[..., bytes], tmp_path: Path
+) -> None:
+    params = "threads=1:bframes=3:b-adapt=0:b-pyramid=normal"
+    channel = opened(tmp_path, clip_bytes(frames=24, codec="libx264", gop=24, params=params)).channels[0]
+    (all_of_it,) = plan_runs(channel.index, np.argsort(channel.index.pts))
+    every = {place: pixels_of(frame) for place, frame in decode_run(channel, channel.decoder(1), all_of_it)}
+    for step in (2, 5, 23):
+        (run,) = plan_runs(channel.index, np.argsort(channel.index.pts)[1::step])
+        for place, frame in decode_run(channel, channel.decoder(1), run):
+            assert np.array_equal(pixels_of(frame), every[place])
+
+
+def pixels_of(frame: av.VideoFrame) -> np.ndarray:
+    return frame.to_ndarray().copy()
+
+
+def test_recipes_refuse_outputs_without_one_size() -> None:
+    for fields in (
+        {"name": "x"},
+        {"name": "x", "width": 100},
+        {"name": "x", "lines": 100, "width": 100, "height": 100},
+        {"name": "720p", "aspect": "fill"},
+        {"name": "../x", "lines": 100},
+    ):
+        with pytest.raises(ValueError, match="Output"):
+            Output.model_validate(fields)
