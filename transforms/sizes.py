@@ -42,7 +42,8 @@ def _in_box(output: Output, width: int, height: int) -> Target:
         else:
             scaled = wide, max(high, (2 * height * wide + width) // (2 * width))
         return Target(output, wide, high, *scaled)
-    numerator, denominator = (wide, width) if wider else (high, height)
+    wide, high = wide // 2 * 2, high // 2 * 2
+    numerator, denominator = (wide, width) if width * high >= height * wide else (high, height)
     return _whole(output, width, height, min(numerator, denominator), denominator)
 
 
