@@ -80,6 +80,23 @@ def place_of(reference: str, mappings: Sequence[Mapped]) -> Wanted | None:
     return Wanted(path, mapped.store, key)
 
 
+def prefix_of(uri: str, mappings: Sequence[Mapped]) -> Wanted:
+    """The store and the prefix in it that `STORE:PREFIX` or `s3://bucket/prefix` means. Raises NotFound."""
+    fitting = [
+        mapped
+        for mapped in mappings
+        if f"{uri.rstrip('/')}/".startswith(mapped.prefix) or uri.startswith(mapped.prefix)
+    ]
+    if not fitting:
+        known = ", ".join(sorted(mapped.prefix for mapped in mappings)) or "none"
+        raise NotFound(
+            f"the store of {uri}", f"the settings know: {known}", "describe the store in outlap.toml"
+        )
+    mapped = max(fitting, key=lambda one: len(one.prefix))
+    prefix = uri[len(mapped.prefix) :].strip("/")
+    return Wanted(prefix, mapped.store, prefix)
+
+
 def resolve(
     listed: Iterable[ListedFile], mappings: Sequence[Mapped]
 ) -> tuple[list[Wanted], dict[str, ListedFile]]:

@@ -1,0 +1,108 @@
+"""publish, verify, split, derive and export from the command line, on stores that are directories."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from lake import refs, stores, versions
+from lake.config import StoreConfig
+from lake.stores import Store, open_store
+from outlap import cli
+
+FILES = {"a/1.jpg": b"one", "a/2.jpg": b"", "b/ü.jpg": b"x" * 5000}
+SETTINGS = """
+here = "idc-a"
+[idc.idc-a]
+store = "lake"
+[store.lake]
+idc = "idc-a"
+url = "file://{home}/lake"
+[store.old]
+idc = "idc-a"
+url = "file://{home}/old"
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with two stores: an empty lake, and `old` with FILES below in/."""
+    monkeypatch.setenv("OUTLAP_HOME", str(tmp_path))
+    monkeypatch.delenv("OUTLAP_CONFIG", raising=False)
+    monkeypatch.delenv("OUTLAP_IDC", raising=False)
+    (tmp_path / "outlap.toml").write_text(SETTINGS.format(home=tmp_path))
+    old = store(tmp_path, "old")
+    for name, data in FILES.items():
+        stores.put(old, f"in/{name}", data)
+    return tmp_path
+
+
+def store(home: Path, name: str = "lake") -> Store:
+    return open_store(StoreConfig(name=name, idc="idc-a", url=f"file://{home}/{name}"))
+
+
+def outlap(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, object]:
+    """The JSON that a command prints; {"err": …} when it fails."""
+    assert cli.run([*arguments, "--json"]) == code, capsys.readouterr().err
+    said = capsys.readouterr()
+    return json.loads(said.out) if said.out else {"err": said.err}
+
+
+def test_a_prefix_packed_in_place_and_from_a_list_is_one_version(place, capsys):
+    in_place = outlap(capsys, "publish", "p", "--from", "old:in", "--in-place")
+    assert (in_place["tag"], in_place["is_new"], in_place["files"]) == ("v1", True, 3)
+    assert outlap(capsys, "verify", "p")["problems"] == []
+    assert cli.run(["publish", "p", "--from", "old:in/"]) == 0
+    assert capsys.readouterr().out.startswith("nothing new: p@v1 ")
+    (place / "list").write_text("\n".join(f"old:in/{name}" for name in FILES))
+    listed = outlap(capsys, "publish", "q", "--files", str(place / "list"))
+    assert listed["files"] == 3 and listed["version"] != in_place["version"]  # its paths begin with in/
+    (place / "list").write_text("\n".join(f"./x/{name}" for name in FILES))
+    mapped = outlap(capsys, "publish", "r", "--files", str(place / "list"), "--map", "./x/=old:in")
+    assert mapped["version"] == in_place["version"]
+    by_etag = outlap(capsys, "publish", "p", "--from", "old:in", "--in-place", "--identity", "etag")
+    assert by_etag["tag"] == "v2" and outlap(capsys, "verify", "p@v2")["problems"] == []
+    stores.put(store(place, "old"), "in/a/1.jpg", b"two")
+    assert len(outlap(capsys, "verify", "p@v2", code=1)["problems"]) == 1
+    assert outlap(capsys, "verify", "p@v1")["problems"] == []  # packed by now
+
+
+def test_a_pickled_list_reports_what_is_missing_and_twice(place, capsys):
+    names = [*FILES, "a/none.jpg", "a/1.jpg"]
+    (place / "l.pkl").write_bytes(
+        pickle.dumps([{"path": f"/mnt/nas/{name}", "channel": "CAM"} for name in names])
+    )
+    arguments = ["publish", "p", "--pkl", str(place / "l.pkl")]
+    assert "--map" in str(outlap(capsys, *arguments, code=1)["err"])
+    arguments += ["--map", "/mnt/nas/=old:in"]
+    assert "old:in/a/none.jpg" in str(outlap(capsys, *arguments, code=1)["err"])
+    done = outlap(capsys, *arguments, "--skip-missing", code=3)
+    assert done["missing"] == ["old:in/a/none.jpg"] and done["duplicates"] == ["a/1.jpg"]
+    assert done["files"] == 3
+    lake = store(place)
+    (table,) = versions.rows(lake, refs.resolve(lake, "p").version)
+    assert set(table["channel"].to_pylist()) == {"CAM"}
+    (place / "l.pkl").write_bytes(b"cposix\nsystem\n(Vtouch HIT\ntR.")
+    assert "posix.system" in str(outlap(capsys, *arguments, code=1)["err"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--from", "old:in", "--pkl", "outlap.toml"],
+        ["--query", "select 1", "--in-place"],
+        ["--from", "old:in", "--identity", "etag"],
+        ["--from", "old:in", "--in-place", "--identity", "size"],
+    ],
+)
+def test_options_that_contradict_are_wrong_usage(place, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(place)
+    assert cli.run(["publish", "p", *arguments]) == 2
+
+
+def test_stores_that_nobody_knows(place, capsys):
+    assert "the settings know" in str(outlap(capsys, "publish", "p", "--from", "nas:in", code=1)["err"])
+    assert "no object below" in str(outlap(capsys, "publish", "p", "--from", "old:nowhere", code=1)["err"])
