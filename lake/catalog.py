@@ -1,12 +1,15 @@
 """The catalogue: one Parquet file of frames for each drive and recipe, and the queries that make datasets of them.
 
-Queries are SQL over the view `frames` (FRAME_SCHEMA), run by DuckDB on local copies of the files, with no way out to files, network
-or settings.
+Queries are SQL over the view `frames`, run by DuckDB on local copies of the files, with no way out to files, network or settings.
+
+A file has the columns of FRAME_SCHEMA and may have further ones (tags): the view shows the columns of all files that are asked, null
+where a file has none of that name. `catalog/columns/<name>.json` keeps the type that the first file gave a further column.
 """
 
 from __future__ import annotations
 
-import shutil
+import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,17 +18,23 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lake import stores
-from lake.canonical import blake3_hex, canonical_json
+from lake import pruning, stores
+from lake.canonical import blake3_hex, canonical_json, read_json
+from lake.catalogcache import cache_folder, local_copies
 from lake.errors import Conflict, NotFound, Refused
 from lake.names import check_part
 from lake.packs import parquet_bytes
 from lake.stores import Store
 
 PREFIX = "catalog/frames/"
+COLUMNS_PREFIX = "catalog/columns/"
+COLUMN = re.compile(r"[a-z][a-z0-9_]{0,62}")
+COLUMN_TYPES = ("string", "bool", "int64", "double")
 BATCH_ROWS = 65_536
+QUERY_MEMORY = "512MB"  # what is more, a sort of many rows, goes to the disk
 FRAME_SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -80,9 +89,16 @@ def frames_key(date: str, vehicle: str, drive: str, recipe: str) -> str:
 
 
 def write_frames(store: Store, table: pa.Table, date: str, vehicle: str, drive: str, recipe: str) -> str:
-    """Write the frames of one drive; the key. The same rows again are fine; raises Conflict for other rows."""
+    """Write the frames of one drive; the key. The same rows again are fine.
+
+    table: FRAME_SCHEMA and any further columns of the types of tags. Raises Refused for rows of another date, vehicle or drive
+    and for other types, Conflict for other rows under the same names, or a column that has another type in the catalogue.
+    """
     key = frames_key(date, vehicle, drive, recipe)
-    data = parquet_bytes(table.select(FRAME_SCHEMA.names).cast(FRAME_SCHEMA))
+    for name, value in (("date", date), ("vehicle", vehicle), ("drive", drive)):
+        if table[name].null_count or not pc.all(pc.equal(table[name], value)).as_py():
+            raise Refused(f"the frames of {vehicle}/{drive}", f"not all of them have {name} {value!r}")
+    data = parquet_bytes(_typed(store, table))
     if not stores.put_if_absent(store, key, data):
         there = pq.read_table(pa.BufferReader(stores.get(store, key)))
         if not there.equals(pq.read_table(pa.BufferReader(data))):
@@ -94,6 +110,30 @@ def write_frames(store: Store, table: pa.Table, date: str, vehicle: str, drive: 
     return key
 
 
+def _typed(store: Store, table: pa.Table) -> pa.Table:
+    """The columns of the catalogue and then the further ones by name. The first file with a column fixes its type."""
+    further = sorted(set(table.schema.names) - set(FRAME_SCHEMA.names))
+    for name in further:
+        kind = str(table.schema.field(name).type)
+        if COLUMN.fullmatch(name) is None or kind not in COLUMN_TYPES:
+            raise Refused(
+                f"the column {name[:80]!r} of type {kind}",
+                f"a further column has a name of small letters, digits and _, and is one of {', '.join(COLUMN_TYPES)}",
+                "rename or cast it",
+            )
+        key = f"{COLUMNS_PREFIX}{name}.json"
+        if not stores.put_if_absent(store, key, canonical_json({"type": kind})):
+            known = read_json(stores.get(store, key), key).get("type")
+            if known != kind:
+                raise Conflict(
+                    f"the column {name!r}",
+                    f"it is {known} in the catalogue, here {kind}",
+                    "cast it, or rename it",
+                )
+    kinds = [*FRAME_SCHEMA, *(table.schema.field(name) for name in further)]
+    return table.select([field.name for field in kinds]).cast(pa.schema(kinds))
+
+
 def read_frames(store: Store, date: str, vehicle: str, drive: str, recipe: str) -> pa.Table:
     """FRAME_SCHEMA rows of one drive. Raises NotFound."""
     return pq.read_table(pa.BufferReader(stores.get(store, frames_key(date, vehicle, drive, recipe))))
@@ -101,13 +141,19 @@ def read_frames(store: Store, date: str, vehicle: str, drive: str, recipe: str) 
 
 def drives_in(store: Store) -> list[CutDrive]:
     """Everything that the catalogue has, from its keys alone."""
-    found = []
-    for info in stores.list_objects(store, PREFIX):
-        parts = info.key.removeprefix(PREFIX).split("/")
-        if len(parts) == 3 and parts[0].startswith("date=") and parts[1].startswith("vehicle="):
-            drive, _, recipe = parts[2].removesuffix(".parquet").rpartition("-")
-            found.append(CutDrive(parts[0][5:], parts[1][8:], drive, recipe))
-    return sorted(found, key=lambda cut: (cut.date, cut.vehicle, cut.drive, cut.recipe))
+    found = [_cut(info.key) for info in stores.list_objects(store, PREFIX)]
+    return sorted(
+        (cut for cut in found if cut is not None),
+        key=lambda cut: (cut.date, cut.vehicle, cut.drive, cut.recipe),
+    )
+
+
+def _cut(key: str) -> CutDrive | None:
+    parts = key.removeprefix(PREFIX).split("/")
+    if len(parts) != 3 or not parts[0].startswith("date=") or not parts[1].startswith("vehicle="):
+        return None
+    drive, _, recipe = parts[2].removesuffix(".parquet").rpartition("-")
+    return CutDrive(parts[0][5:], parts[1][8:], drive, recipe)
 
 
 def snapshot_id(files: Sequence[tuple[str, str]]) -> str:
@@ -131,24 +177,6 @@ def _asked(store: Store, only: Sequence[tuple[str, str]] | None) -> list[stores.
     return [there[pair] for pair in only]
 
 
-def _local_copies(
-    store: Store, folder: Path, only: Sequence[tuple[str, str]] | None
-) -> tuple[list[str], tuple[tuple[str, str], ...]]:
-    """Download what is new; (paths, (key, etag) of each)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths, names = [], []
-    for info in _asked(store, only):
-        name = blake3_hex(f"{store.name} {info.key} {info.etag} {info.size}".encode())[:32]
-        local = folder / f"{name}.parquet"
-        if not local.exists():
-            partial = local.with_suffix(f".{id(info)}.partial")
-            partial.write_bytes(stores.get(store, info.key))
-            partial.rename(local)
-        paths.append(str(local))
-        names.append((info.key, info.etag or ""))
-    return paths, tuple(names)
-
-
 def _select(sql: str) -> str:
     try:
         statements = duckdb.extract_statements(sql)
@@ -159,37 +187,80 @@ def _select(sql: str) -> str:
     return str(statements[0].query).strip().rstrip(";")
 
 
+def _seen(select: str, infos: list[stores.Info]) -> list[stores.Info]:
+    """Without the files of partitions that the query excludes."""
+    cuts = [_cut(info.key) or CutDrive("", "", "", "") for info in infos]
+    seen = pruning.visible(select, [(cut.date, cut.vehicle, cut.drive) for cut in cuts])
+    return [info for info, is_seen in zip(infos, seen, strict=True) if is_seen]
+
+
 @contextmanager
 def query(
     store: Store, sql: str, scratch: Path, only: Sequence[tuple[str, str]] | None = None
 ) -> Iterator[Answer]:
     """Run a SELECT over `frames`; rows come as they are read, ordered by path. only: the files of an earlier snapshot.
 
-    Raises NotFound when the catalogue is empty or has lost a file of `only`, Refused for SQL that is wrong, or reaches out.
+    Files of dates, vehicles and drives that the query excludes are not fetched (lake/pruning.py). Raises NotFound when the catalogue
+    is empty or has lost a file of `only`, Refused for SQL that is wrong, or reaches out.
     """
     select = _select(sql)
-    paths, files = _local_copies(store, scratch / "catalog", only)
-    if not paths:
+    infos = _asked(store, only)
+    if not infos:
         raise NotFound(f"the catalogue of store {store.name}", "it has no frames yet", "ingest a drive first")
-    spill = scratch / f"duckdb-{blake3_hex(select.encode())[:12]}"
-    connection = duckdb.connect(config={"threads": "2", "temp_directory": str(spill)})
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="query-", dir=scratch) as folder:
+        seen = infos if only is not None else _seen(select, infos)
+        try:
+            connection, asked = _bound(store, select, seen or infos[:1], scratch, Path(folder)), seen
+        except duckdb.BinderException as error:
+            if len(seen) == len(infos):
+                raise _refusal(error) from error
+            # a column that only the excluded files have: nulls here, but then the others must say its type
+            try:
+                connection, asked = _bound(store, select, infos, scratch, Path(folder)), infos
+            except duckdb.Error as second:
+                raise _refusal(second) from second
+        except duckdb.Error as error:
+            raise _refusal(error) from error
+        files = tuple((info.key, info.etag or "") for info in (asked or infos[:1]))
+        try:
+            ordered = connection.sql(f"select * from ({select}) order by path")  # noqa: S608
+            reader = ordered.to_arrow_reader(BATCH_ROWS)
+            rows = (pa.Table.from_batches([batch]) for batch in reader)
+            yield Answer(reader.schema, rows, snapshot_id(files), files)
+        except duckdb.Error as error:
+            raise _refusal(error) from error
+        finally:
+            connection.close()
+
+
+def _refusal(error: duckdb.Error) -> Refused:
+    return Refused(
+        "the query", str(error).splitlines()[0], "correct the SQL: it reads only the view `frames`"
+    )
+
+
+def _bound(store: Store, select: str, infos: list[stores.Info], scratch: Path, folder: Path) -> Any:
+    """A connection on which the query binds, shut in: it reads the copies of these files and nothing else."""
+    links = folder / "files"
+    paths = local_copies(store, infos, cache_folder(scratch), links)
+    connection = duckdb.connect(
+        config={"threads": "2", "temp_directory": str(folder / "spill"), "memory_limit": QUERY_MEMORY}
+    )
     try:
-        quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+        quoted = ", ".join(_quoted(path) for path in paths)
         connection.execute(
             f"create view frames as select * from read_parquet([{quoted}], union_by_name = true)"  # noqa: S608
         )
-        connection.execute(
-            f"set allowed_directories = ['{str(scratch / 'catalog').replace(chr(39), chr(39) * 2)}']"
-        )
+        connection.execute(f"set allowed_directories = [{_quoted(links)}]")
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")
-        reader = connection.sql(f"select * from ({select}) order by path").to_arrow_reader(BATCH_ROWS)  # noqa: S608
-        rows = (pa.Table.from_batches([batch]) for batch in reader)
-        yield Answer(reader.schema, rows, snapshot_id(files), files)
-    except duckdb.Error as error:
-        raise Refused(
-            "the query", str(error).splitlines()[0], "correct the SQL: it reads only the view `frames`"
-        ) from error
-    finally:
+        connection.sql(f"select * from ({select}) order by path")  # noqa: S608
+    except BaseException:
         connection.close()
-        shutil.rmtree(spill, ignore_errors=True)
+        raise
+    return connection
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

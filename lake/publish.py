@@ -16,6 +16,7 @@ from lake import catalog, manifests, refs, stores
 from lake.assemblies import OpenNamed
 from lake.building import checked_parts, put_parts
 from lake.errors import Refused
+from lake.holdings import tally, write_holdings
 from lake.imports import FILE_SCHEMA, ITEMS, folder_items, no_store, pack_items, prefix_items
 from lake.manifests import FRAME_COLUMNS, KEY_COLUMNS, TAG_TYPES, PartRef
 from lake.names import check_dataset
@@ -106,17 +107,19 @@ def publish_rows(
     check_dataset(dataset)
     columns = _columns(schema)
     names = [name for name, _ in columns]
-    packs = PackCheck(store)
+    packs, drives = PackCheck(store), list[pa.Table]()
 
     def checked() -> Iterator[pa.Table]:
         for part in checked_parts((_shaped(batch, columns) for batch in batches), WHAT):
             packs.add(part)
+            drives.append(tally(part))
             yield part
 
     built = list(put_parts(store, checked(), names))
     version, root = _root(dataset, columns, [item.part for item in built], identity)
     files, size = sum(item.part.rows for item in built), sum(item.part.bytes for item in built)
     stores.put_if_absent(store, manifests.root_key(version), root)
+    write_holdings(store, version, drives)
     locations = tuple(item.locations for item in built)
     made = Available(version, files, size, locations, packs.uses(), packs.assembled())
     # packed is better than in place: whoever reads packs only can then have it
