@@ -82,15 +82,21 @@ def open_store(config: StoreConfig, from_idc: str | None = None) -> Store:
         raise Refused(f"the store {config.name}", f"its url {config.url!r} is neither s3:// nor file:///")
     outside = from_idc is not None and from_idc != config.idc
     endpoint = (config.outer_endpoint if outside else None) or config.endpoint
-    signed = config.access_key_id is not None and config.secret_access_key is not None
+    keys = {
+        name: read_secret(reference)
+        for name, reference in (
+            ("access_key_id", config.access_key_id),
+            ("secret_access_key", config.secret_access_key),
+        )
+        if reference
+        is not None  # without keys: the machine's own identity, or none where an endpoint is named
+    }
     obs = S3Store(
         url.netloc,
         prefix=url.path.strip("/") or None,
         endpoint=endpoint,
         region=config.region,
-        access_key_id=read_secret(config.access_key_id) if config.access_key_id else None,
-        secret_access_key=read_secret(config.secret_access_key) if config.secret_access_key else None,
-        skip_signature=not signed and endpoint is not None,
+        skip_signature=len(keys) < 2 and endpoint is not None,
         virtual_hosted_style_request=False,
         client_options={
             "allow_http": endpoint is not None and endpoint.startswith("http://"),
@@ -106,6 +112,7 @@ def open_store(config: StoreConfig, from_idc: str | None = None) -> Store:
                 "base": 2,
             },
         },
+        **keys,
     )
     return Store(config.name, config.idc, config.read_only, obs, f"{config.url} at {endpoint or 'AWS'}")
 

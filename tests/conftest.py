@@ -81,6 +81,9 @@ class Seaweed:
                     f"-filer.port={self.ports['filer']}",
                     "-s3",
                     f"-s3.port={self.ports['s3']}",
+                    # else it takes fixed ports, and two runs at once would collide
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
                     f"-s3.config={self.folder / 's3.json'}",
                     "-volume.max=200",
                     "-master.volumeSizeLimitMB=128",

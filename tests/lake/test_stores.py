@@ -109,3 +109,9 @@ def test_wrong_keys_are_named_and_not_shown(store_config, monkeypatch):
     with pytest.raises(StoreDown, match="credentials") as caught:
         stores.put(open_store(config), "key", b"")
     assert "wrong-secret" not in str(caught.value)
+
+
+def test_a_store_without_keys_opens():
+    config = StoreConfig(name="open", idc="idc-a", url="s3://b", endpoint="http://127.0.0.1:9")
+    with pytest.raises(StoreDown, match="open"):
+        stores.get(open_store(config), "key")
