@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
@@ -82,7 +83,7 @@ def open_store(config: StoreConfig, from_idc: str | None = None) -> Store:
         raise Refused(f"the store {config.name}", f"its url {config.url!r} is neither s3:// nor file:///")
     outside = from_idc is not None and from_idc != config.idc
     endpoint = (config.outer_endpoint if outside else None) or config.endpoint
-    keys = {
+    keys: dict[str, Any] = {
         name: read_secret(reference)
         for name, reference in (
             ("access_key_id", config.access_key_id),
