@@ -15,8 +15,16 @@ import av
 
 from transforms.decode import decode_run
 from transforms.pictures import to_pictures
-from transforms.plan import Run, choose_keyframes, choose_rate, plan_runs
-from transforms.recipe import Output, Rate, Recipe
+from transforms.plan import (
+    Run,
+    choose_all,
+    choose_keyframes,
+    choose_nearest,
+    choose_rate,
+    choose_windows,
+    plan_runs,
+)
+from transforms.recipe import Events, Output, Rate, Recipe
 from transforms.recordings import Channel, FrameIndex
 from transforms.times import Int64
 
@@ -70,11 +78,22 @@ def open_workshop(folder: Path, threads: int | None = None) -> Iterator[Workshop
             bench.file.close()
 
 
-def choose(index: FrameIndex, times_ns: Int64, recipe: Recipe) -> Int64:
-    """Places of the frames that a recipe asks for, ascending in time."""
-    if isinstance(recipe.cut, Rate):
-        return choose_rate(index, times_ns, recipe.cut.rate_mhz)
-    return choose_keyframes(index)
+def choose(index: FrameIndex, times_ns: Int64, recipe: Recipe, moments_ns: Int64 | None = None) -> Int64:
+    """Places of the frames that a recipe asks for, ascending in time.
+
+    moments_ns: of a cut by distance or events (transforms.moments).
+    """
+    cut = recipe.cut
+    if isinstance(cut, Rate):
+        return choose_rate(index, times_ns, cut.rate_mhz)
+    if cut == "all":
+        return choose_all(index)
+    if cut == "keyframes":
+        return choose_keyframes(index)
+    assert moments_ns is not None
+    if isinstance(cut, Events) and cut.before_ns + cut.after_ns:
+        return choose_windows(index, times_ns, moments_ns, cut.before_ns, cut.after_ns)
+    return choose_nearest(index, times_ns, moments_ns, recipe.sample_tolerance_ns)
 
 
 def _cut_run(workshop: Workshop, channel: Channel, run: Run, outputs: Sequence[Output]) -> list[Piece]:

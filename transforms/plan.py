@@ -45,6 +45,40 @@ def choose_keyframes(index: FrameIndex) -> Int64:
     return places[np.argsort(index.pts[places], kind="stable")].astype(np.int64)
 
 
+def choose_all(index: FrameIndex) -> Int64:
+    """Places of all frames that are shown and can be decoded, ascending in time."""
+    places = np.flatnonzero(index.shown & decodable(index))
+    return places[np.argsort(index.pts[places], kind="stable")].astype(np.int64)
+
+
+def choose_nearest(index: FrameIndex, times_ns: Int64, moments_ns: Int64, tolerance_ns: int) -> Int64:
+    """Places of the frame nearest to each moment, ascending in time, each once; the earlier of two equally near.
+
+    A moment with no frame within tolerance_ns gives none. times_ns: of each frame of the index, in the index's order.
+    """
+    places = choose_all(index)
+    if not len(places) or not len(moments_ns):
+        return np.array([], np.int64)
+    order = places[np.argsort(times_ns[places], kind="stable")]
+    times = times_ns[order]
+    after = np.clip(np.searchsorted(times, moments_ns, side="left"), 0, len(times) - 1)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(np.abs(moments_ns - times[before]) <= np.abs(times[after] - moments_ns), before, after)
+    near = np.abs(times[nearest] - moments_ns) <= tolerance_ns
+    return np.asarray(order[np.unique(nearest[near])], np.int64)
+
+
+def choose_windows(
+    index: FrameIndex, times_ns: Int64, moments_ns: Int64, before_ns: int, after_ns: int
+) -> Int64:
+    """Places of all frames from before_ns before to after_ns after a moment, both included, ascending in time."""
+    places = choose_all(index)
+    times, moments = times_ns[places], np.sort(moments_ns)
+    first = np.searchsorted(moments, times - after_ns, side="left")
+    stop = np.searchsorted(moments, times + before_ns, side="right")
+    return np.asarray(places[stop > first], np.int64)
+
+
 def nearest_ticks(times_ns: Int64, rate_mhz: int) -> tuple[Int64, Int64]:
     """The tick of a clock of rate_mhz millihertz that each time is nearest to, and how far it is from it.
 

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.errors import TransformError
-from transforms.plan import choose_keyframes, choose_rate, decodable, nearest_ticks, plan_runs
+from transforms.plan import (
+    choose_all,
+    choose_keyframes,
+    choose_nearest,
+    choose_rate,
+    choose_windows,
+    decodable,
+    nearest_ticks,
+    plan_runs,
+)
 from transforms.recordings import FrameIndex
 from transforms.times import SECOND, ticks_to_ns
 
@@ -138,3 +147,28 @@ def test_ticks_become_nanoseconds_without_floats(ticks: int, denominator: int) -
     ticks = max(-denominator * 10**9, min(ticks, denominator * 10**9))
     (found,) = ticks_to_ns(np.array([ticks], np.int64), Fraction(1, denominator)).tolist()
     assert found == (Fraction(ticks * SECOND, denominator) + Fraction(1, 2)).__floor__()
+
+
+@given(videos(), st.lists(st.integers(-50, 600), max_size=12), st.integers(0, 60), st.integers(0, 60))
+def test_moments_take_the_nearest_frame_or_all_of_their_window(
+    index: FrameIndex, offsets: list[int], before: int, after: int
+) -> None:
+    moments = np.unique(np.array(offsets, np.int64) + NOW)
+    times = NOW + index.pts
+    possible = choose_all(index).tolist()
+    assert possible == sorted(
+        np.flatnonzero(decodable(index) & index.shown).tolist(), key=lambda place: int(index.pts[place])
+    )
+    nearest, inside = set(), set()
+    for moment in moments.tolist():
+        for place in possible:
+            if moment - before <= times[place] <= moment + after:
+                inside.add(place)
+        offers = [(abs(int(times[place]) - moment), int(times[place]), place) for place in possible]
+        if offers and min(offers)[0] <= before:
+            nearest.add(min(offers)[2])
+    by_time = [place for place in possible if place in nearest]
+    assert choose_nearest(index, times, moments, before).tolist() == by_time
+    assert choose_windows(index, times, moments, before, after).tolist() == [
+        place for place in possible if place in inside
+    ]
