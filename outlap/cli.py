@@ -17,6 +17,7 @@ from outlap import show
 from outlap.commands import (
     bench,
     demo,
+    derive,
     diff,
     doctor,
     down,
@@ -27,6 +28,7 @@ from outlap.commands import (
     pin,
     publish,
     residency,
+    split,
     status,
     sync,
     up,
@@ -57,6 +59,8 @@ app.command("doctor", rich_help_panel=_STACK)(doctor.doctor)
 app.add_typer(bench.app, rich_help_panel=_STACK)
 app.command("ingest", rich_help_panel=_DATA)(ingest.ingest)
 app.command("publish", rich_help_panel=_DATA)(publish.publish)
+app.command("derive", rich_help_panel=_DATA)(derive.derive)
+app.command("split", rich_help_panel=_DATA)(split.split)
 app.command("show", rich_help_panel=_DATA)(show_command.show_version)
 app.command("diff", rich_help_panel=_DATA)(diff.diff)
 app.command("verify", rich_help_panel=_DATA)(verify.verify)

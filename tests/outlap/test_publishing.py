@@ -106,3 +106,26 @@ def test_options_that_contradict_are_wrong_usage(place, capsys, monkeypatch, arg
 def test_stores_that_nobody_knows(place, capsys):
     assert "the settings know" in str(outlap(capsys, "publish", "p", "--from", "nas:in", code=1)["err"])
     assert "no object below" in str(outlap(capsys, "publish", "p", "--from", "old:nowhere", code=1)["err"])
+
+
+def test_derive_and_split_from_the_command_line(place, capsys):
+    import io
+
+    from PIL import Image
+
+    for n in range(12):
+        out = io.BytesIO()
+        Image.new("RGB", (64, 48), (n, n, n)).save(out, "JPEG")
+        stores.put(store(place, "old"), f"drives/d{n}/1.jpg", out.getvalue())
+    pairs = [(f"old:drives/d{n}/1.jpg", f"CAM{n}") for n in range(12)]
+    (place / "l.pkl").write_bytes(
+        pickle.dumps([{"path": path, "channel": channel} for path, channel in pairs])
+    )
+    outlap(capsys, "publish", "p", "--pkl", str(place / "l.pkl"), "--in-place")
+    done = outlap(capsys, "derive", "p", "--resize", "32x24", "--as", "small")
+    assert (done["made"], done["files"], done["is_new"]) == (12, 12, True)
+    assert outlap(capsys, "derive", "p", "--resize", "32x24", "--as", "small")["is_new"] is False
+    parts = outlap(capsys, "split", "small", "--by", "channel", "--into", "train=50,val=50")
+    assert [part["dataset"] for part in parts] == ["small-train", "small-val"]
+    assert sum(part["files"] for part in parts) == 12
+    assert "NAME=WEIGHT" in str(outlap(capsys, "split", "small", "--into", "train", code=1)["err"])

@@ -1,0 +1,118 @@
+"""Split a version by drive (or another column), so that no drive is in two parts.
+
+The part of a value is BLAKE3(salt, value) as a fraction of all hashes against the shares: it depends on nothing else, so a
+drive stays where it is while the dataset grows, and every machine says the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from blake3 import blake3
+
+from lake import versions
+from lake.errors import Refused
+from lake.manifests import read_root
+from lake.names import check_dataset
+from lake.publish import Published, publish_rows
+from lake.refs import Ref
+from lake.stores import Store
+
+Shares = Sequence[tuple[str, int]]
+
+
+def parse_shares(text: str) -> Shares:
+    """`train=80,val=20`: names and whole weights. Raises Refused."""
+    found = []
+    for piece in text.split(","):
+        name, _, weight = piece.strip().partition("=")
+        if not weight.isascii() or not weight.isdigit() or not 0 < int(weight) <= 10**6:
+            raise Refused(
+                f"the share {piece.strip()!r}",
+                "it is not NAME=WEIGHT, a whole number from 1 up",
+                "for example train=80,val=20",
+            )
+        check_dataset(f"x-{name}")
+        found.append((name, int(weight)))
+    if len({name for name, _ in found}) != len(found) or len(found) < 2:
+        raise Refused(
+            f"the shares {text!r}", "there must be two or more, each name once", "for example train=80,val=20"
+        )
+    return found
+
+
+def share_of(value: str, shares: Shares, salt: str = "") -> str:
+    """The name of the part that a value falls into."""
+    total = sum(weight for _, weight in shares)
+    place = int.from_bytes(blake3(f"{salt}\0{value}".encode()).digest(8), "big") * total >> 64
+    for name, weight in shares:
+        if place < weight:
+            return name
+        place -= weight
+    raise AssertionError("a hash is below 1")
+
+
+def _part(store: Store, version: str, by: str, chosen: str, shares: Shares, salt: str) -> Iterator[pa.Table]:
+    known: dict[str, bool] = {}
+    for table in versions.rows(store, version):
+        if by not in table.schema.names or table[by].null_count:
+            lacking = table[by].null_count if by in table.schema.names else table.num_rows
+            raise Refused(
+                f"split by {by}",
+                f"{lacking:,} files have none",
+                f"the columns are {', '.join(table.schema.names)}: --by NAME",
+            )
+        values = pc.cast(table[by], pa.string())
+        for value in pc.unique(values).to_pylist():
+            if value not in known:
+                known[value] = share_of(value, shares, salt) == chosen
+        mine = pa.array([value for value, is_mine in known.items() if is_mine], pa.string())
+        yield table.filter(pc.is_in(values, mine))
+
+
+def split(
+    store: Store,
+    ref: Ref,
+    shares: Shares,
+    origin: Mapping[str, Any],
+    by: str = "drive",
+    salt: str = "",
+    name: str | None = None,
+    tag: str | None = None,
+) -> list[Published]:
+    """Publish each share of a version as `<name>-<share>` (name: the dataset's). Nothing is copied: the parts use its packs.
+
+    Raises Refused when a share gets no file, or files have no such column.
+    """
+    root = read_root(store, ref.version)
+    schema = next(iter(versions.rows(store, ref.version))).schema
+    if by not in schema.names:
+        raise Refused(
+            f"split by {by}", f"the columns are {', '.join(schema.names)}", "name one of them: --by NAME"
+        )
+    made_by = {
+        **origin,
+        "split_of": f"{ref.dataset}@{ref.tag}",
+        "parent": ref.version,
+        "by": by,
+        "shares": ",".join(f"{share}={weight}" for share, weight in shares),
+        "salt": salt,
+    }
+    made = []
+    for share, _ in shares:
+        rows = _part(store, ref.version, by, share, shares, salt)
+        made.append(
+            publish_rows(
+                store,
+                f"{name or ref.dataset}-{share}",
+                rows,
+                schema,
+                {**made_by, "share": share},
+                tag,
+                identity=root.identity,
+            )
+        )
+    return made
