@@ -15,9 +15,10 @@ from lake.errors import NotFound
 from lake.names import PART
 from lake.stores import Store
 from outlap.errors import NotHere
+from transforms.recordings.formats import SUFFIXES
 
 # what may be a part of a drive; anything else in a folder is left alone, and said
-KINDS = frozenset({".mp4", ".mov", ".m4v", ".csv"})
+KINDS = SUFFIXES | {".csv", ".gpx", ".json", ".yaml", ".zstd"}
 
 
 @dataclass(frozen=True)

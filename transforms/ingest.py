@@ -12,7 +12,7 @@ import errno
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +24,21 @@ import pyarrow as pa
 
 from lake import catalog, landing, packs, quarantine, stores
 from lake.canonical import blake3_hex
-from lake.catalog import FRAME_SCHEMA
-from lake.errors import Conflict, Corrupt, NotFound
+from lake.errors import Conflict, Corrupt
 from lake.landing import Drive
 from lake.quarantine import Finding
 from lake.stores import Store
-from transforms import rules
-from transforms.cut import Piece, choose, cut_channel, open_workshop
-from transforms.errors import TransformError, Unreadable
+from transforms import rules, work
+from transforms.cutting import Cut, Progress, cut_drive, fetch
+from transforms.errors import TransformError
 from transforms.packing import Item, catalogue_rows, frame_path, write_packs
+from transforms.profiles import read_profile
 from transforms.recipe import Recipe, recipe_id
-from transforms.samples import sample_ids
-from transforms.seen import Seen, look, seconds_of, unfetched
+from transforms.samples import align, missing_partners, sample_ids
+from transforms.seen import Seen, seconds_of
 from transforms.telemetry import positions_at
 from transforms.times import Int64, date_of
 
-Progress = Callable[[str, int, int], None]
 log = logging.getLogger(__name__)
 
 
@@ -66,14 +65,6 @@ class IngestReport:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """A recording with its JPEGs."""
-
-    seen: Seen
-    pieces: list[Piece]
-
-
 def ingest_drive(
     landing_store: Store,
     lake: Store,
@@ -82,8 +73,11 @@ def ingest_drive(
     recipe: Recipe,
     scratch: Path,
     progress: Progress | None = None,
+    keep: bool = False,
 ) -> IngestReport:
     """Ingest one drive.
+
+    keep: keep each channel that is cut in the lake until all are (transforms.work), and take what is kept there.
 
     progress: told (step, done, total) of fetch and pack (bytes) and cut (frames), at most once a percent, in this thread.
 
@@ -108,7 +102,9 @@ def ingest_drive(
                 _explained_space(scratch),
                 tempfile.TemporaryDirectory(prefix="ingest-", dir=scratch) as folder,
             ):
-                report = _ingest(landing_store, lake, landed, recipe, Path(folder), tell)
+                report = _ingest(landing_store, lake, landed, recipe, Path(folder), tell, keep)
+        if keep:
+            work.clear(work.bench_of(lake, landed, recipe))
     report = dataclasses.replace(report, seconds=round(time.monotonic() - began, 3))
     errors = [finding.rule for finding in report.findings if finding.severity == "error"]
     because = f" ({', '.join(errors)})" if errors else ""
@@ -189,16 +185,24 @@ def _counted(report: IngestReport, table: pa.Table) -> IngestReport:
 
 
 def _ingest(
-    landing_store: Store, lake: Store, drive: Drive, recipe: Recipe, folder: Path, tell: Progress
+    landing_store: Store,
+    lake: Store,
+    drive: Drive,
+    recipe: Recipe,
+    folder: Path,
+    tell: Progress,
+    keep: bool,
 ) -> IngestReport:
     named = recipe_id(recipe)
     report = IngestReport(drive.vehicle, drive.drive, "quarantined", named)
-    drive_seen = _fetch(landing_store, drive, folder / "files", tell)
-    findings = rules.judge(drive_seen)
-    cuts: list[_Cut] = []
+    bench = work.bench_of(lake, drive, recipe) if keep else None
+    drive_seen = fetch(landing_store, drive, folder / "files", tell)
+    profile = read_profile(lake, drive.vehicle)
+    findings = rules.judge(drive_seen, profile)
+    cuts: list[Cut] = []
     if not rules.has_errors(findings):
-        cuts, drive_seen = _cut(drive_seen, recipe, folder, tell)
-        findings = rules.judge(drive_seen)
+        cuts, drive_seen = cut_drive(drive_seen, recipe, folder, tell, bench)
+        findings = rules.judge(drive_seen, profile)
     if rules.has_errors(findings):
         quarantine.add(lake, drive.vehicle, drive.drive, findings, drive.fingerprint)
         return dataclasses.replace(report, findings=findings)
@@ -221,59 +225,8 @@ def _ingest(
     )
 
 
-def _fetch(landing_store: Store, drive: Drive, folder: Path, tell: Progress) -> list[Seen]:
-    total = sum(file.size for file in drive.files)
-    done, found = 0, []
-    for number, file in enumerate(drive.files):
-        tell("fetch", done, total)
-        # a number, since the paths of an upload may stand in each other's way
-        path = folder / f"{number:06d}"
-        try:
-            landing.fetch_file(landing_store, drive.vehicle, drive.drive, file, path)
-        except NotFound as error:
-            found.append(unfetched(file, error.why, missing=True))
-        except Corrupt as error:
-            found.append(unfetched(file, error.why, missing=False))
-        else:
-            found.append(look(file, path, drive.start_ns))
-        done += file.size
-    tell("fetch", done, total)
-    return found
-
-
-def _cut(
-    drive: Sequence[Seen], recipe: Recipe, folder: Path, tell: Progress
-) -> tuple[list[_Cut], list[Seen]]:
-    """The cut recordings, and the drive with what does not decode marked. All recordings are tried."""
-    wanted = {
-        place: choose(seen.index, seen.times_ns, recipe)
-        for place, seen in enumerate(drive)
-        if seen.index is not None and seen.times_ns is not None
-    }
-    done, total = 0, sum(len(places) for places in wanted.values())
-    tell("cut", done, total)
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        tell("cut", done, total)
-
-    cuts: list[_Cut] = []
-    marked = list(drive)
-    with open_workshop(folder) as workshop:
-        for place, frames in wanted.items():
-            seen = drive[place]
-            assert seen.recording is not None
-            try:
-                pieces = cut_channel(workshop, seen.recording.channels[0], frames, recipe.outputs, count)
-                cuts.append(_Cut(seen, pieces))
-            except Unreadable as error:
-                marked[place] = dataclasses.replace(seen, undecodable=error.why)
-    return cuts, marked
-
-
 def _frames(
-    cuts: Sequence[_Cut], drive: Drive, date: str, tracks: Sequence[Seen], recipe: Recipe
+    cuts: Sequence[Cut], drive: Drive, date: str, tracks: Sequence[Seen], recipe: Recipe
 ) -> tuple[pa.Table, list[list[int]]]:
     """What all outputs of a frame share, one row per cut frame; and for each cut, the row of each of its pieces."""
     channels: list[str] = []
@@ -292,15 +245,16 @@ def _frames(
     times_ns = np.array(times, np.int64)
     _, channel_numbers = np.unique(np.array(channels, np.str_), return_inverse=True)
     at_positions = positions_at([seen.track for seen in tracks if seen.track], times_ns)
+    samples = align(times_ns, channel_numbers.astype(np.int64), recipe.sample_tolerance_ns)
+    names = sorted({seen.channel for seen in tracks if seen.stream})
+    numbers_of_all = np.searchsorted(names, np.array(channels, np.str_)).astype(np.int64)
     count = len(channels)
     columns = {
         "drive": pa.array([drive.drive] * count, pa.string()),
         "channel": pa.array(channels, pa.string()),
         "timestamp_ns": pa.array(times_ns, pa.int64()),
-        "sample_id": pa.array(
-            sample_ids(drive.vehicle, drive.drive, times_ns, channel_numbers.astype(np.int64), recipe),
-            pa.string(),
-        ),
+        "sample_id": pa.array(sample_ids(drive.vehicle, drive.drive, samples), pa.string()),
+        "missing": pa.array(missing_partners(samples, numbers_of_all, names), pa.string()),
         "vehicle": pa.array([drive.vehicle] * count, pa.string()),
         "date": pa.array([date] * count, pa.string()),
         "frame_index": pa.array(numbers, pa.int64()),
@@ -324,7 +278,7 @@ def _pack(
     lake: Store,
     drive: Drive,
     date: str,
-    cuts: Sequence[_Cut],
+    cuts: Sequence[Cut],
     seen: Sequence[Seen],
     recipe: Recipe,
     folder: Path,
@@ -344,7 +298,7 @@ def _pack(
         key=lambda item: item.path.encode(),
     )
     named = recipe_id(recipe)
-    tables = [FRAME_SCHEMA.empty_table()]
+    tables = []
     done, total = 0, sum(item.piece.size for item in items)
     for pack, path, packed in write_packs(items, folder):
         tell("pack", done, total)
@@ -353,4 +307,4 @@ def _pack(
         tables.append(catalogue_rows(pack, packed, frames, named))
         done += sum(item.piece.size for item in packed)
     tell("pack", done, total)
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables) if tables else catalogue_rows(None, (), frames, named)

@@ -24,6 +24,7 @@ from transforms.cut import choose, cut_channel, open_workshop
 from transforms.errors import Unreadable
 from transforms.recipe import Rate, Recipe
 from transforms.recordings.mp4 import open_recording
+from transforms.rules.__main__ import table
 from transforms.seen import Seen, look
 
 Clips = Callable[..., bytes]
@@ -92,8 +93,11 @@ BAD: dict[str, tuple[Callable[[bytes, Path], bytes], str, str]] = {
     "text": (lambda data, folder: b"this is a text file\n" * 50, "not-an-mp4", "this is a text"),
     "short text": (lambda data, folder: b"hi", "not-an-mp4", "hi"),
     "playlist": (lambda data, folder: b"#EXTM3U\nfile:///etc/passwd\n", "not-an-mp4", "EXTM3U"),
-    "cut in the middle": (lambda data, folder: data[: len(data) // 2], "truncated", "mdat"),
-    "last byte missing": (lambda data, folder: data[:-1], "truncated", "ends at byte"),
+    "cut before its first frame": (
+        lambda data, folder: data[: data.index(b"mdat") + 40],
+        "truncated",
+        "mdat",
+    ),
     "cut in the header": (lambda data, folder: data[:100], "truncated", "the file at byte 100"),
     "no header": (lambda data, folder: without_moov(data), "no-header", "no moov"),
     "no codec parameters": (lambda data, folder: data.replace(b"avcC", b"free"), "unreadable", "FFmpeg"),
@@ -302,22 +306,48 @@ def test_a_good_recording_has_no_findings(tmp_path: Path, clip_bytes: Clips) -> 
 
 
 def test_ids_are_unique_and_each_rule_has_its_file() -> None:
-    every = [rule.id for rule in (*rules.FILE_RULES, *rules.DRIVE_RULES)]
+    every = [rule.id for rule in (*rules.FILE_RULES, *rules.DRIVE_RULES, *rules.PROFILE_RULES)]
     assert len(set(every)) == len(every)
-    files = {path.stem for path in Path(rules.__file__).parent.glob("*.py")} - {"__init__", "rule"}
+    files = {path.stem for path in Path(rules.__file__).parent.glob("*.py")} - {
+        "__init__",
+        "__main__",
+        "rule",
+    }
     assert {rule_id.replace("-", "_") for rule_id in every} == files
 
 
-def test_any_cut_of_a_recording_is_refused_and_never_crashes(tmp_path: Path, clip_bytes: Clips) -> None:
+def test_any_cut_of_a_recording_is_refused_or_told(tmp_path: Path, clip_bytes: Clips) -> None:
     data = clip_bytes(frames=3)
     path = tmp_path / "cut.mp4"
+    taken = set()
     for length in [1, 7, 8, 9, 27, 28, 31, 32, 40, 500, *range(600, len(data), max(1, len(data) // 40))]:
         path.write_bytes(data[:length])
         seen = look(LandedFile("cut.mp4", length, "", None, START_NS), path, None)
-        assert rules.has_errors(rules.judge([seen])), length
+        findings = rules.judge([seen])
+        assert rules.has_errors(findings) or "partial" in [finding.rule for finding in findings], length
+        if not rules.has_errors(findings):
+            assert seen.index is not None
+            taken.add(len(seen.index))
+    assert taken == {1, 2}
+
+
+def test_what_is_whole_of_a_cut_recording_is_taken(place: Place, clip_bytes: Clips) -> None:
+    whole = clip_bytes(gop=1)
+    place.upload({"CAM.mp4": whole[: len(whole) * 2 // 3]}, start_ns=START_NS)
+    report = place.ingest()
+    assert report.outcome == "ingested" and 0 < report.frames < 20
+    (finding,) = report.findings
+    assert (finding.rule, finding.severity) == ("partial", "warning")
+    assert f"in frame {report.frames} of 20, {report.frames} whole frames" in finding.evidence
+    assert place.shown("720p") == {"CAM": [(0, number) for number in range(report.frames)]}
 
 
 def test_ffmpeg_is_not_needed_as_a_program() -> None:
     """Everything goes through the library: no process is started for a recording that strangers wrote."""
     text = "".join(p.read_text() for p in Path(rules.__file__).parents[1].rglob("*.py"))
     assert subprocess.__name__ not in text
+
+
+def test_the_page_of_rules_is_made_of_the_rules() -> None:
+    page = Path(rules.__file__).parents[2] / "docs" / "rules.md"
+    assert page.read_text(encoding="utf-8") == table(), "run `python -m transforms.rules > docs/rules.md`"

@@ -58,6 +58,20 @@ class Orientation:
     mirrored: bool = False
 
 
+Kind = Literal[
+    "crc",
+    "partial",
+    "container",
+    "counts",
+    "message",
+    "clock",
+    "repeated",
+    "parameters",
+    "b-frames",
+    "resized",
+]
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something that was met while a recording was read; a rule of the same kind judges it.
@@ -65,9 +79,7 @@ class Problem:
     evidence: of numbers, for a person, the same in each run.
     """
 
-    kind: Literal[
-        "crc", "partial", "container", "message", "clock", "repeated", "parameters", "b-frames", "resized"
-    ]
+    kind: Kind
     evidence: str
     channel: str | None = None
 

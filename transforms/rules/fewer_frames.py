@@ -7,9 +7,9 @@ from transforms.seen import Seen
 
 
 def check(seen: Seen) -> str | None:
-    if seen.recording is None or seen.index is None:
+    if seen.stream is None or seen.index is None or any(p.kind == "partial" for p in seen.problems):
         return None
-    declared = seen.recording.channels[0].declared_frames
+    declared = seen.stream.declared_frames
     # a fragmented file declares none
     return (
         f"it declares {declared} frames, {len(seen.index)} can be read"

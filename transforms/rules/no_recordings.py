@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from transforms.recordings.mp4 import SUFFIXES
+from transforms.recordings.formats import SUFFIXES
 from transforms.rules.rule import DriveRule
 from transforms.seen import Seen
 

@@ -1,4 +1,4 @@
-"""The two shapes of rules."""
+"""The shapes of rules."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lake.quarantine import Severity
+from transforms.profiles import Profile
+from transforms.recordings import Kind
 from transforms.seen import Seen
 
 
@@ -29,3 +31,24 @@ class DriveRule:
     id: str
     severity: Severity
     check: Callable[[Sequence[Seen]], Iterable[tuple[str, str]]]
+    inferred: bool = False
+
+
+@dataclass(frozen=True)
+class ProfileRule:
+    """check: (file, evidence) against a drive of a vehicle of which a profile says what its drives must have."""
+
+    id: str
+    severity: Severity
+    check: Callable[[Sequence[Seen], Profile], Iterable[tuple[str, str]]]
+    inferred: bool = False
+
+
+def met(kind: Kind) -> Callable[[Seen], str | None]:
+    """A check for what was met while the recording was read (recordings.Problem)."""
+
+    def check(seen: Seen) -> str | None:
+        found = [problem.evidence for problem in seen.problems if problem.kind == kind]
+        return "; ".join(found) or None
+
+    return check

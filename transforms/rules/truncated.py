@@ -1,4 +1,4 @@
-"""truncated: the last box of an MP4 says that it ends after the file does."""
+"""truncated: an MP4 ends before its last box does, and nothing of it can be taken: its tables were to come after."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ def check(seen: Seen) -> str | None:
     boxes = seen.boxes
     if boxes is None or boxes.end <= boxes.size:
         return None
+    if seen.index is not None and len(seen.index):
+        return None  # `partial` tells it
     return f"its last box '{boxes.last}' ends at byte {boxes.end}, the file at byte {boxes.size}"
 
 

@@ -1,4 +1,4 @@
-"""unreadable: FFmpeg cannot open or index an MP4 whose boxes look whole."""
+"""unreadable: a recording cannot be opened or indexed at all."""
 
 from __future__ import annotations
 
