@@ -141,12 +141,34 @@ class PackWriter:
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member; the offset of its data in bytes. Raises Refused for a bad name or a wrong order."""
+        self._check(name)
+        return self._append(name, data, blake3_hex(data))
+
+    def add_pieces(self, name: str, size: int, pieces: Iterable[bytes]) -> int:
+        """Append a member of any size, piece by piece. Raises Corrupt when they are not `size` bytes in all."""
+        self._check(name)
+        self._write(member_prelude(self.size, name, size))
+        offset, digest = self.size, blake3()
+        for piece in pieces:
+            digest.update(piece)
+            self._write(piece)
+        if self.size - offset != size:
+            raise Corrupt(f"the pack member {name!r}", f"it gave {self.size - offset} of {size} bytes")
+        self._write(bytes(-size % BLOCK))
+        self._rows.append((name, offset, size, digest.hexdigest()))
+        return offset
+
+    def _check(self, name: str) -> None:
         check_name(name)
         raw = name.encode()
         if raw <= self._last:
             raise Refused(f"the pack member {name!r}", "members come in ascending order, each name once")
         self._last = raw
-        return self._append(name, data, blake3_hex(data))
+
+    @property
+    def last_content_id(self) -> str:
+        """BLAKE3 of the member that was added last."""
+        return self._rows[-1][3]
 
     def _append(self, name: str, data: bytes, content_id: str) -> int:
         self._write(member_prelude(self.size, name, len(data)))

@@ -23,6 +23,8 @@ from lake.errors import Conflict, LakeError, NotFound, ReadOnly, Refused, StoreD
 
 STREAM_CHUNK = 4 << 20
 MULTIPART_FROM = 64 << 20
+PART = 8 << 20
+MOST_PARTS = 9_000  # S3 takes 10,000
 
 
 @dataclass(frozen=True)
@@ -217,10 +219,20 @@ def put_if_absent(store: Store, key: str, data: bytes) -> bool:
 
 
 def put_file(store: Store, key: str, path: Path) -> None:
-    """Write a file, streamed; large ones in parts, which become visible together."""
+    """Write a file, streamed; large ones in parts, which become visible together, at the end. Raises StoreDown.
+
+    Each part's SHA-256 is in its signature (SigV4), so the store refuses bytes that changed on the way; the size is asked for
+    afterwards.
+    """
     _writable(store, key)
+    size = path.stat().st_size
+    chunk = max(PART, -(-size // MOST_PARTS))
     with _explained(store, key, "write"):
-        obstore.put(store.obs, key, path, use_multipart=path.stat().st_size > MULTIPART_FROM)
+        obstore.put(store.obs, key, path, use_multipart=size > MULTIPART_FROM, chunk_size=chunk)
+    arrived = head(store, key)
+    if arrived is None or arrived.size != size:
+        there = "nothing" if arrived is None else f"{arrived.size} bytes"
+        raise StoreDown(f"write {key} in store {store.name}", f"of {size} bytes {there} arrived", _DOWN)
 
 
 def compare_and_swap(store: Store, key: str, data: bytes, etag: str | None) -> None:

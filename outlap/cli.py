@@ -26,7 +26,10 @@ from outlap.commands import (
     mount,
     nodes,
     pin,
+    profile,
     publish,
+    quarantine,
+    repack,
     residency,
     split,
     status,
@@ -58,6 +61,8 @@ app.command("status", rich_help_panel=_STACK)(status.status)
 app.command("doctor", rich_help_panel=_STACK)(doctor.doctor)
 app.add_typer(bench.app, rich_help_panel=_STACK)
 app.command("ingest", rich_help_panel=_DATA)(ingest.ingest)
+app.add_typer(quarantine.quarantine, name="quarantine", rich_help_panel=_DATA)
+app.command("profile", rich_help_panel=_DATA)(profile.profile)
 app.command("publish", rich_help_panel=_DATA)(publish.publish)
 app.command("derive", rich_help_panel=_DATA)(derive.derive)
 app.command("split", rich_help_panel=_DATA)(split.split)
@@ -65,6 +70,7 @@ app.command("show", rich_help_panel=_DATA)(show_command.show_version)
 app.command("diff", rich_help_panel=_DATA)(diff.diff)
 app.command("verify", rich_help_panel=_DATA)(verify.verify)
 app.command("sync", rich_help_panel=_DATA)(sync.sync)
+app.command("repack", rich_help_panel=_DATA)(repack.repack)
 app.command("warm", rich_help_panel=_CACHE)(warm.warm)
 app.command("free", rich_help_panel=_CACHE)(free.free)
 app.command("pin", rich_help_panel=_CACHE)(pin.pin)
