@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lake import stores
-from lake.canonical import canonical_json, read_json
+from lake.canonical import read_json
 from lake.errors import Corrupt, NotFound, Refused
 from lake.names import check_part
 from lake.stores import Store
@@ -70,5 +70,5 @@ def write_profile(store: Store, vehicle: str, value: object) -> Profile:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Refused(f"the profile of {vehicle}", f"{where}: {first['msg']}", "correct it") from error
-    stores.put(store, _key(vehicle), canonical_json(profile.model_dump(mode="json", exclude_none=True)))
+    stores.put(store, _key(vehicle), profile.model_dump_json(exclude_none=True, indent=1).encode())
     return profile
