@@ -12,21 +12,9 @@ from outlap import cli, show
 from outlap.commands import show as show_command
 
 COMMANDS = (
-    *(
-        "demo",
-        "up",
-        "down",
-        "status",
-        "doctor",
-        "ingest repack profile",
-        "publish",
-        "show",
-        "diff",
-        "verify",
-        "sync",
-    ),
+    *("demo", "up", "down", "status", "doctor", "ingest", "publish", "show", "diff", "verify", "sync"),
     *("warm", "free", "pin", "unpin", "mount", "umount", "nodes", "residency"),
-    *("derive", "split"),
+    *("derive", "split", "profile", "repack"),
 )
 
 
