@@ -243,18 +243,17 @@ def _frames(
         numbers += ranks[places].tolist()
         keys += index.key[places].tolist()
     times_ns = np.array(times, np.int64)
-    _, channel_numbers = np.unique(np.array(channels, np.str_), return_inverse=True)
     at_positions = positions_at([seen.track for seen in tracks if seen.track], times_ns)
-    samples = align(times_ns, channel_numbers.astype(np.int64), recipe.sample_tolerance_ns)
     names = sorted({seen.channel for seen in tracks if seen.stream})
-    numbers_of_all = np.searchsorted(names, np.array(channels, np.str_)).astype(np.int64)
+    channel_numbers = np.array([names.index(channel) for channel in channels], np.int64)
+    samples = align(times_ns, channel_numbers, recipe.sample_tolerance_ns)
     count = len(channels)
     columns = {
         "drive": pa.array([drive.drive] * count, pa.string()),
         "channel": pa.array(channels, pa.string()),
         "timestamp_ns": pa.array(times_ns, pa.int64()),
         "sample_id": pa.array(sample_ids(drive.vehicle, drive.drive, samples), pa.string()),
-        "missing": pa.array(missing_partners(samples, numbers_of_all, names), pa.string()),
+        "missing": pa.array(missing_partners(samples, channel_numbers, names), pa.string()),
         "vehicle": pa.array([drive.vehicle] * count, pa.string()),
         "date": pa.array([date] * count, pa.string()),
         "frame_index": pa.array(numbers, pa.int64()),

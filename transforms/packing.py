@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from lake.catalog import FRAME_SCHEMA
-from lake.packs import PACK_TARGET, Pack, PackWriter
+from lake.packs import MEMBERS_SCHEMA, PACK_TARGET, Pack, PackWriter
 from transforms.cut import Piece
 
 
@@ -61,13 +61,13 @@ def write_packs(
             start = stop
 
 
-def catalogue_rows(pack: Pack, items: Sequence[Item], frames: pa.Table, recipe: str) -> pa.Table:
-    """FRAME_SCHEMA rows of one pack, in its order.
+def catalogue_rows(pack: Pack | None, items: Sequence[Item], frames: pa.Table, recipe: str) -> pa.Table:
+    """FRAME_SCHEMA rows of one pack, in its order, and what further columns `frames` has; no rows without a pack.
 
-    frames: the columns of FRAME_SCHEMA that all outputs of a frame share, one row per frame.
+    frames: the columns that all outputs of a frame share, one row per frame.
     """
     shared = frames.take(pa.array([item.frame for item in items], pa.int64()))
-    members = pack.members
+    members = MEMBERS_SCHEMA.empty_table() if pack is None else pack.members
     assert members["name"].to_pylist() == [item.path for item in items]
     own = {
         "path": members["name"],
@@ -77,8 +77,10 @@ def catalogue_rows(pack: Pack, items: Sequence[Item], frames: pa.Table, recipe: 
         "width": pa.array([item.piece.width for item in items], pa.int32()),
         "height": pa.array([item.piece.height for item in items], pa.int32()),
         "output": pa.array([item.piece.output for item in items], pa.string()),
-        "pack": pa.array([pack.id] * len(items), pa.string()),
+        "pack": pa.array(["" if pack is None else pack.id] * len(items), pa.string()),
         "recipe": pa.array([recipe] * len(items), pa.string()),
     }
-    columns = [own[name] if name in own else shared[name] for name in FRAME_SCHEMA.names]
-    return pa.table(columns, schema=FRAME_SCHEMA)
+    further = [field for field in frames.schema if field.name not in FRAME_SCHEMA.names]
+    schema = pa.schema([*FRAME_SCHEMA, *further])
+    columns = [own[name] if name in own else shared[name] for name in schema.names]
+    return pa.table(columns, schema=schema)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from transforms.recipe import Recipe
 from transforms.times import Int64
 
 
@@ -71,7 +70,6 @@ def missing_partners(samples_ns: Int64, channels: Int64, names: Sequence[str]) -
     return [told[number] for number in kind.reshape(-1)[sample].tolist()]
 
 
-def sample_ids(vehicle: str, drive: str, times_ns: Int64, channels: Int64, recipe: Recipe) -> list[str]:
-    """`<vehicle>/<drive>/<time, 19 digits>` for each frame; the same for the frames of one sample, and only for them."""
-    samples = align(times_ns, channels, recipe.sample_tolerance_ns)
-    return [f"{vehicle}/{drive}/{at:019d}" for at in samples.tolist()]
+def sample_ids(vehicle: str, drive: str, samples_ns: Int64) -> list[str]:
+    """`<vehicle>/<drive>/<time, 19 digits>` for each frame: the same for the frames of one sample, and only for them."""
+    return [f"{vehicle}/{drive}/{at:019d}" for at in samples_ns.tolist()]

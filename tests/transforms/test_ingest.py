@@ -20,7 +20,7 @@ from tests.transforms.conftest import Place, new_place
 from transforms import packing
 from transforms.errors import TransformError
 from transforms.ingest import ingest_drive
-from transforms.recipe import Output, Rate, Recipe, recipe_id
+from transforms.recipe import Distance, Events, Output, Rate, Recipe, recipe_id
 
 CAMERAS = ("CAM_FRONT", "CAM_LEFT", "CAM_RIGHT")
 Clips = Callable[..., bytes]
@@ -177,7 +177,7 @@ class Killed(BaseException):
     """Stands for SIGKILL at a write."""
 
 
-@pytest.mark.parametrize("survived", range(8))
+@pytest.mark.parametrize("survived", range(9))
 def test_killed_at_any_write_and_run_again_gives_the_same_lake(
     tmp_path: Path, small_drive: dict[str, bytes], survived: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,9 +202,9 @@ def test_killed_at_any_write_and_run_again_gives_the_same_lake(
             broken.ingest()
         except Killed:
             assert catalog.drives_in(broken.lake) == []
-    # 4 files and COMPLETE.json, a pack, the catalogue: what dies at the eighth write does not die
-    assert (writes > survived) == (survived < 7)
-    assert broken.ingest().outcome == ("already" if survived >= 7 else "ingested")
+    # 4 files and COMPLETE.json, a pack, a column and the catalogue: what dies at the ninth write does not die
+    assert (writes > survived) == (survived < 8)
+    assert broken.ingest().outcome == ("already" if survived >= 8 else "ingested")
     assert broken.objects() == whole.objects()
 
 
@@ -292,3 +292,48 @@ def test_on_real_s3_the_lake_is_the_same(
         assert place.ingest().outcome == "already"
     assert folder.objects() == s3.objects()
     assert folder.shown("720p") == s3.shown("720p")
+
+
+def test_cuts_by_distance_events_and_of_all_frames_take_the_right_frames(
+    place: Place, clip_bytes: Clips
+) -> None:
+    """20 frames at 10 Hz from START_NS; a car that drives 20 m/s, then stands."""
+    fixes = ["timestamp_ns,latitude,longitude,speed_mps"]
+    for tenth in range(21):
+        metres = min(tenth, 10) * 2.0
+        speed = 20.0 if tenth <= 10 else 0.0
+        fixes.append(f"{START_NS + tenth * 10**8},{48 + metres / 111_195.08:.9f},11.5,{speed}")
+    place.upload({"CAM.mp4": clip_bytes(), "GNSS.csv": "\n".join(fixes).encode()}, start_ns=START_NS)
+    expected = {
+        "all": list(range(20)),
+        Distance(every_mm=5990): [0, 3, 6, 9],
+        Events(at_ns=(START_NS + 730_000_000, START_NS + 10**12)): [7],
+        Events(at_ns=(START_NS + 700_000_000,), before_ns=200_000_000, after_ns=99_999_999): [5, 6, 7],
+    }
+    for cut, numbers in expected.items():
+        recipe = Recipe.model_validate({"cut": cut, "sample_tolerance_ns": 60_000_000})
+        assert place.ingest(recipe=recipe).outcome == "ingested"
+        shown = place.shown("720p", recipe=recipe_id(recipe))
+        assert shown == {"CAM": [(0, number) for number in numbers]}
+
+
+def test_a_cut_by_distance_of_a_drive_without_positions_is_explained(place: Place, clip_bytes: Clips) -> None:
+    place.upload({"CAM.mp4": clip_bytes()}, start_ns=START_NS)
+    with pytest.raises(TransformError, match="positions"):
+        place.ingest(recipe=Recipe(cut=Distance(every_mm=1000)))
+    assert place.objects() == {}
+
+
+def test_a_channel_that_has_no_frame_in_a_sample_is_named(place: Place, clip_bytes: Clips) -> None:
+    """The second camera began a second later."""
+    files = {"CAM_A.mp4": clip_bytes(), "CAM_B.mp4": clip_bytes(camera=1, start_ns=START_NS + 10**9)}
+    place.upload(files)
+    assert place.ingest().outcome == "ingested"
+    found = {(row["channel"], row["timestamp_ns"] - START_NS): row for row in place.rows().to_pylist()}
+    second = 10**9
+    missing = {key: row["missing"] for key, row in found.items()}
+    assert missing == {
+        **{("CAM_A", k * second // 2): "CAM_B" if k < 2 else "" for k in range(4)},
+        **{("CAM_B", second + k * second // 2): "CAM_A" if k > 1 else "" for k in range(4)},
+    }
+    assert found["CAM_A", second]["sample_id"] == found["CAM_B", second]["sample_id"]

@@ -82,7 +82,7 @@ def test_a_missing_partner_is_named() -> None:
 
 def test_ids_of_samples_name_the_drive_and_the_time() -> None:
     times, channels = arrays([(1_000_000_000, 0), (1_020_000_000, 1), (1_200_000_000, 0)])
-    ids = sample_ids("car", "d", times, channels, Recipe(cut=Rate(rate_mhz=2000)))
+    ids = sample_ids("car", "d", align(times, channels, 50_000_000))
     assert ids == [f"car/d/{at:019d}" for at in (1_000_000_000, 1_000_000_000, 1_200_000_000)]
 
 
