@@ -21,6 +21,7 @@ from outlap.commands import (
     diff,
     doctor,
     down,
+    export,
     free,
     ingest,
     mount,
@@ -66,6 +67,7 @@ app.command("profile", rich_help_panel=_DATA)(profile.profile)
 app.command("publish", rich_help_panel=_DATA)(publish.publish)
 app.command("derive", rich_help_panel=_DATA)(derive.derive)
 app.command("split", rich_help_panel=_DATA)(split.split)
+app.command("export", rich_help_panel=_DATA)(export.export)
 app.command("show", rich_help_panel=_DATA)(show_command.show_version)
 app.command("diff", rich_help_panel=_DATA)(diff.diff)
 app.command("verify", rich_help_panel=_DATA)(verify.verify)

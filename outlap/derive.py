@@ -22,7 +22,7 @@ from lake import stores, versions
 from lake.canonical import blake3_hex, canonical_json
 from lake.errors import Corrupt, NotFound, Refused
 from lake.manifests import canonical_columns_id, read_root
-from lake.packs import PackWriter, parquet_bytes, put_pack
+from lake.packs import PackWriter, pack_key, parquet_bytes, put_pack
 from lake.packuse import by_pack
 from lake.publish import Published, publish_rows
 from lake.reading import Opened, open_version, read_pack
@@ -185,20 +185,28 @@ def _unit(
     """UNIT_SCHEMA rows of what the version uses of one pack: from the record, or made now."""
     unit = canonical_columns_id(rows.select(["path", "content_id"]).combine_chunks())
     key = f"derived/{recipe}/{unit}.parquet"
-    try:
-        found = pq.read_table(pa.BufferReader(stores.get(opened.store, key))).cast(UNIT_SCHEMA)
+    found = _recorded(opened.store, key)
+    if found is not None:
         counts.reused += found["problem"].null_count
-    except NotFound:
+    else:
         found = _make(opened, pack, rows, output, scratch / f"{unit}.tar")
-        stores.put_if_absent(opened.store, key, parquet_bytes(found))
+        stores.put(opened.store, key, parquet_bytes(found))
         counts.made += found["problem"].null_count
-    except (pa.ArrowException, ValueError) as error:
-        raise Corrupt(
-            f"{key} in store {opened.store.name}", f"it is no record: {error}", "delete it"
-        ) from error
     bad = found.filter(pc.is_valid(found["problem"]))
     counts.bad += [f"{row['path']}: {row['problem']}" for row in bad.select(["path", "problem"]).to_pylist()]
     return found
+
+
+def _recorded(store: Store, key: str) -> pa.Table | None:
+    """The record of a unit, None when there is none, or when its pack has been collected as garbage since."""
+    try:
+        found = pq.read_table(pa.BufferReader(stores.get(store, key))).cast(UNIT_SCHEMA)
+    except NotFound:
+        return None
+    except (pa.ArrowException, ValueError) as error:
+        raise Corrupt(f"{key} in store {store.name}", f"it is no record: {error}", "delete it") from error
+    packs = pc.unique(pc.drop_null(found["pack"])).to_pylist()
+    return found if all(stores.exists(store, pack_key(pack)) for pack in packs) else None
 
 
 def _make(opened: Opened, pack: str, rows: pa.Table, output: Output, local: Path) -> pa.Table:

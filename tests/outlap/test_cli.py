@@ -14,7 +14,7 @@ from outlap.commands import show as show_command
 COMMANDS = (
     *("demo", "up", "down", "status", "doctor", "ingest", "publish", "show", "diff", "verify", "sync"),
     *("warm", "free", "pin", "unpin", "mount", "umount", "nodes", "residency"),
-    *("derive", "split", "profile", "repack"),
+    *("derive", "split", "export", "profile", "repack"),
 )
 
 

@@ -70,6 +70,13 @@ def test_pictures_are_resized_and_all_else_is_carried_over(make_folder_store, tm
     again = derive.derive(store, ref, "small", SIZE, tmp_path / "s", {})
     assert (again.made, again.reused, again.published.is_new) == (0, 4, False)
     assert again.published.version == done.published.version and not list((tmp_path / "s").iterdir())
+    # a pack that was collected as garbage is made again
+    (pack,) = set(pa.concat_tables(versions.rows(store, again.published.version))["pack"].to_pylist()) - {
+        use.id for use in versions.read_available(store, parent.version).packs
+    }
+    stores.delete(store, pack_key(pack))
+    assert derive.derive(store, ref, "small", SIZE, tmp_path / "s", {}).made == 4
+    assert versions.verify(store, done.published.version, tmp_path).problems == ()
     other = derive.derive(store, ref, "small", derive.parse_size("64x36", 50), tmp_path / "s", {})
     assert other.made == 4 and other.published.version != done.published.version
 

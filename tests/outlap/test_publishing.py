@@ -129,3 +129,16 @@ def test_derive_and_split_from_the_command_line(place, capsys):
     assert [part["dataset"] for part in parts] == ["small-train", "small-val"]
     assert sum(part["files"] for part in parts) == 12
     assert "NAME=WEIGHT" in str(outlap(capsys, "split", "small", "--into", "train", code=1)["err"])
+
+
+def test_exports_from_the_command_line(place, capsys):
+    outlap(capsys, "publish", "p", "--from", "old:in")
+    for kind in ("files", "parquet", "webdataset", "croissant"):
+        done = outlap(capsys, "export", "p", str(place / kind), "--to", kind)
+        assert done["files"] == 3 and all((place / kind / str(name)).exists() for name in done["outputs"])
+    assert outlap(capsys, "export", "p", str(place / "b"), "--to", "parquet", "--bytes")["copied"] == 5003
+    assert (place / "files" / "files.txt").read_text().split() == sorted(FILES)
+    assert "no file has" in str(
+        outlap(capsys, "export", "p", str(place / "n"), "--to", "nuscenes", code=1)["err"]
+    )
+    assert cli.run(["export", "p", str(place / "n"), "--to", "coco"]) == 2
