@@ -50,17 +50,15 @@ Rates = Mapping[tuple[str, str, int, str], Sequence[float]]  # (kind, cold or ho
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. rounds_slow: of systems so slow that the others would wait for them; reads_s: seconds after which
-    no round of reads begins; hot_s: seconds of a hot read.
-    """
+    """How much is measured. reads_s: seconds after which no round of reads begins; hot_s: seconds of a hot read."""
 
     frames: int
     small: int
     tree: int
     rounds: int
     reads_s: float
-    rounds_slow: int
     rounds_of_walks: int
+    rounds_of_warms: int
     hot_s: float
     first_reads: int
 
@@ -69,10 +67,10 @@ FULL = Size(
     frames=4_000,
     small=10_000,
     tree=200_000,
-    rounds=5,
+    rounds=12,
     reads_s=240,
-    rounds_slow=1,
     rounds_of_walks=3,
+    rounds_of_warms=5,
     hot_s=0.4,
     first_reads=1_500,
 )
@@ -82,8 +80,8 @@ QUICK = Size(
     tree=2_000,
     rounds=1,
     reads_s=0,
-    rounds_slow=1,
     rounds_of_walks=1,
+    rounds_of_warms=1,
     hot_s=0.05,
     first_reads=100,
 )
@@ -186,7 +184,7 @@ def _run(stack: ExitStack, size: Size, disk: Path, memory: Path) -> Report:
         walked = walks.measure(program, trees, size.tree, size.rounds_of_walks, say)
     rows += walks.rows(walked, size.tree, base)
     database = f"{redis}/0" if redis is not None else None
-    warmed = warmup.measure(versions["frames"], disk, memory, database, size.rounds, say)
+    warmed = warmup.measure(versions["frames"], disk, memory, database, size.rounds_of_warms, say)
     rows += warmup.rows(warmed, versions["frames"].files.bytes, base)
     machine = report.machine(_versions(base, with_juicefs, with_rclone))
     machine["load when it began and ended"] = f"{load:.1f}, {os.getloadavg()[0]:.1f}"
@@ -218,16 +216,17 @@ def measure(
         if turn and time.monotonic() > ends:
             break
         say(f"reads, round {turn + 1} of {size.rounds}")
-        taking = [system for system in found if turn < size.rounds_slow or not system.slow]
+        taking = [system for system in found if turn % system.every == 0]
         first = turn % len(taking)
         for kind, version in versions.items():
             names = random.Random(turn).sample(version.files.names, len(version.files.names))
             for readers in READERS:
                 for system in [*taking[first:], *taking[:first]]:
-                    listed = reader.write_list(folder / "names", system.folders[kind], names)
+                    chosen = names[: len(names) // system.share]
+                    listed = reader.write_list(folder / "names", system.folders[kind], chosen)
                     reader.drop_caches()
                     cold = reader.run_list(program, "read", listed, readers)
-                    if cold.bytes != version.files.bytes:
+                    if system.share == 1 and cold.bytes != version.files.bytes:
                         raise reader.Unmeasured(f"reads of {system.name}", f"{cold.bytes} bytes came")
                     rates[kind, "cold", readers, system.name].append(cold.rate)
                     rates[kind, "hot", readers, system.name].append(
@@ -295,8 +294,9 @@ def _notes(size: Size, versions: Mapping[str, Version], rounds: int) -> tuple[st
     )
     return (
         f"{files}; the tree of the walks has {size.tree:,} empty files in folders of {walks.IN_A_FOLDER}.",
-        f"Medians of {rounds} rounds (walks {size.rounds_of_walks}, warm-up {size.rounds}, rclone {size.rounds_slow}), in which "
-        f"the systems take turns, all at priority {PRIORITY}. A ratio is this row to what it is against.",
+        f"Medians of {rounds} rounds (walks {size.rounds_of_walks}, warm-up {size.rounds_of_warms}), in which the systems take "
+        f"turns, all at priority {PRIORITY}; daemons take part in one round of {systems.DAEMONS_EVERY}, rclone in one of "
+        f"{systems.RCLONE_EVERY} with a tenth of the files. A ratio is this row to what it is against.",
         "The reader is a small C program (benchmarks/reader.c): open, fstat, read to the end, close, in random order.",
         "Cold: page cache, names and inodes of the kernel dropped, what daemons keep in their own memory stays. Hot: read just before.",
         "JuiceFS: Redis on this machine, objects in a folder of the same disk, attr, entry, dir-entry, readdir and open caches on "

@@ -23,6 +23,7 @@ from lake.errors import Explained
 KERNEL, LOOP, TREE = "kernel view", "loop view", "pyfuse3 tree"
 NEAR = "kernel view through fetchfs"
 JUICEFS, RCLONE = "JuiceFS", "rclone mount"
+DAEMONS_EVERY, RCLONE_EVERY, RCLONE_SHARE = 3, 6, 10
 VIEWS: tuple[tuple[Backend, str], ...] = (("kernel", KERNEL), ("loop", LOOP), ("fuse", TREE))
 
 Say = Callable[[str], None]
@@ -30,12 +31,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class System:
-    """folders: kind of files → where they are seen. pids: its daemons. slow: takes part in the first rounds only."""
+    """folders: kind of files → where they are seen. pids: its daemons. every: takes part in each so many rounds, the first
+    among them: a daemon takes several times as long. share: reads one in so many of the files.
+    """
 
     name: str
     folders: Mapping[str, Path]
     pids: tuple[int, ...] = ()
-    slow: bool = False
+    every: int = 1
+    share: int = 1
 
 
 def kind_of_disk(folder: Path) -> str:
@@ -135,7 +139,7 @@ def open_views(stack: ExitStack, versions: Mapping[str, Version], cache: Cache, 
             seen = stack.enter_context(view(backend, version, devices, folder / f"{backend}-state", target))
             folders[kind] = target
             pids += [seen.pid] if seen.pid is not None else []
-        found.append(System(name, folders, tuple(pids)))
+        found.append(System(name, folders, tuple(pids), DAEMONS_EVERY if pids else 1))
     one = next(iter(versions.values()))
     packs = stack.enter_context(fetchfs(folder / "near", one, cache.dirs[0].path))
     folders = {}
@@ -144,7 +148,7 @@ def open_views(stack: ExitStack, versions: Mapping[str, Version], cache: Cache, 
         target = folder / "near-views" / kind
         stack.enter_context(view("kernel", version, devices, folder / "near-state", target, packs))
         folders[kind] = target
-    return [*found, System(NEAR, folders)]
+    return [*found, System(NEAR, folders, (), DAEMONS_EVERY)]
 
 
 def open_juicefs(
@@ -160,7 +164,7 @@ def open_juicefs(
     seen = stack.enter_context(rivals.juicefs(folder, folder / "cache", database))
     for kind in versions:
         rivals.run(rivals.program("juicefs"), "warmup", str(seen.target / kind))
-    return System(JUICEFS, {kind: seen.target / kind for kind in versions}, seen.pids)
+    return System(JUICEFS, {kind: seen.target / kind for kind in versions}, seen.pids, DAEMONS_EVERY)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -179,7 +183,8 @@ def open_rclone(
         say(f"reading {len(version.files.names)} {kind} through rclone, to warm it")
         names = reader.write_list(folder / f"warm-{kind}", seen.target / kind, version.files.names)
         reader.run_list(program, "read", names, 8)
-    return System(RCLONE, {kind: seen.target / kind for kind in versions}, seen.pids, slow=True)
+    folders = {kind: seen.target / kind for kind in versions}
+    return System(RCLONE, folders, seen.pids, RCLONE_EVERY, RCLONE_SHARE)
 
 
 def tree_rows(path: Path, names: list[str], pack: str) -> None:
