@@ -14,7 +14,8 @@ from typing import BinaryIO
 import av
 
 from transforms.decode import decode_run
-from transforms.pictures import to_pictures
+from transforms.images import resize_jpeg
+from transforms.pictures import Picture, to_pictures
 from transforms.plan import (
     Run,
     choose_all,
@@ -58,6 +59,7 @@ class Workshop:
 
     pool: ThreadPoolExecutor
     benches: SimpleQueue[_Bench]
+    threads: int
 
 
 @contextmanager
@@ -72,7 +74,7 @@ def open_workshop(folder: Path, threads: int | None = None) -> Iterator[Workshop
         benches.put(made[-1])
     try:
         with ThreadPoolExecutor(max_workers=count, thread_name_prefix="cut") as pool:
-            yield Workshop(pool, benches)
+            yield Workshop(pool, benches, count)
     finally:
         for bench in made:
             bench.file.close()
@@ -96,27 +98,32 @@ def choose(index: FrameIndex, times_ns: Int64, recipe: Recipe, moments_ns: Int64
     return choose_nearest(index, times_ns, moments_ns, recipe.sample_tolerance_ns)
 
 
-def _cut_run(workshop: Workshop, channel: Channel, run: Run, outputs: Sequence[Output]) -> list[Piece]:
+def _made(
+    bench: _Bench, channel: Channel, run: Run, outputs: Sequence[Output], threads: int
+) -> Iterator[tuple[int, list[Picture]]]:
+    """(place, JPEGs) of a run's wanted frames."""
+    if channel.codec == "mjpeg":  # whole JPEG files, each with an EXIF of its own
+        for place, packet in zip(run.wanted, channel.packets(run.wanted), strict=True):
+            yield place, resize_jpeg(bytes(packet), outputs)
+        return
+    if bench.channel is not channel or bench.decoder is None:
+        bench.channel, bench.decoder = channel, channel.decoder(threads=threads)
+    for place, frame in decode_run(channel, bench.decoder, run):
+        yield place, to_pictures(frame, channel.orientation, outputs)
+
+
+def _cut_run(
+    workshop: Workshop, channel: Channel, run: Run, outputs: Sequence[Output], threads: int
+) -> list[Piece]:
     bench = workshop.benches.get()
     try:
-        if bench.channel is not channel or bench.decoder is None:
-            # one thread each: frames of several runs at once fill the cores better than threads inside one
-            bench.channel, bench.decoder = channel, channel.decoder(threads=1)
         pieces = []
-        for place, frame in decode_run(channel, bench.decoder, run):
-            for picture in to_pictures(frame, channel.orientation, outputs):
+        for place, pictures in _made(bench, channel, run, outputs, threads):
+            for made in pictures:
                 offset = bench.file.tell()
-                bench.file.write(picture.jpeg)
+                bench.file.write(made.jpeg)
                 pieces.append(
-                    Piece(
-                        place,
-                        picture.output,
-                        picture.width,
-                        picture.height,
-                        bench.path,
-                        offset,
-                        len(picture.jpeg),
-                    )
+                    Piece(place, made.output, made.width, made.height, bench.path, offset, len(made.jpeg))
                 )
         bench.file.flush()
         return pieces
@@ -136,9 +143,11 @@ def cut_channel(
     on_frames: told, in the calling thread, how many more frames are done.
     """
     _ = channel.orientation  # found once, not by all threads at the same time
+    runs = plan_runs(channel.index, wanted)
+    # several runs at once fill the cores better than threads inside of one; a channel of few long runs needs those
+    threads = max(1, workshop.threads // max(1, len(runs)))
     futures: list[Future[list[Piece]]] = [
-        workshop.pool.submit(_cut_run, workshop, channel, run, outputs)
-        for run in plan_runs(channel.index, wanted)
+        workshop.pool.submit(_cut_run, workshop, channel, run, outputs, threads) for run in runs
     ]
     pieces: list[Piece] = []
     try:

@@ -31,7 +31,7 @@ def decode_run(
     try:
         decoder.flush_buffers()
         for place, packet in _fed(channel, run):
-            # a decoder of one thread heeds this for the very packet; what others refer to it decodes all the same
+            # heeded for the very packet, by each of its threads; what others refer to is decoded all the same
             decoder.skip_frame = "DEFAULT" if place is None or place in wanted else "NONREF"
             for frame in decoder.decode(packet):
                 found = waiting.pop(frame.pts, None) if frame.pts is not None else None

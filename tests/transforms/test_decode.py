@@ -298,9 +298,11 @@ def test_frames_that_nobody_needs_are_not_decoded_and_the_others_stay_the_same(
     channel = opened(tmp_path, clip_bytes(frames=24, codec="libx264", gop=24, params=params)).channels[0]
     (all_of_it,) = plan_runs(channel.index, np.argsort(channel.index.pts))
     every = {place: pixels_of(frame) for place, frame in decode_run(channel, channel.decoder(1), all_of_it)}
-    for step in (2, 5, 23):
+    for step, threads in ((2, 1), (5, 1), (23, 1), (5, 3)):
         (run,) = plan_runs(channel.index, np.argsort(channel.index.pts)[1::step])
-        for place, frame in decode_run(channel, channel.decoder(1), run):
+        found = dict(decode_run(channel, channel.decoder(threads), run))
+        assert set(found) == set(run.wanted)
+        for place, frame in found.items():
             assert np.array_equal(pixels_of(frame), every[place])
 
 

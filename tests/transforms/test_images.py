@@ -11,10 +11,12 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageCms, ImageOps
 
+from tests.transforms.conftest import new_place
 from transforms.errors import Unreadable
 from transforms.images import resize_jpeg, resize_jpegs
-from transforms.recipe import Output
+from transforms.recipe import Output, Recipe
 
+LANCZOS = Image.Resampling.LANCZOS
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "DSC00001.JPG"
 SMALL = (Output(name="720p"),)
 BOTH = (Output(name="4k"), Output(name="720p"))
@@ -52,7 +54,7 @@ def test_every_way_of_decoding_gives_the_same_picture(chroma: int, size: tuple[i
     """1/1, 1/2 … are chosen by size: whichever was, the picture is that of Lanczos over all pixels."""
     pixels = scene(*size)
     (small,) = resize_jpeg(saved(pixels, subsampling=chroma), (Output(name="x", lines=180),))
-    expected = Image.fromarray(pixels).resize((small.width, small.height), Image.Resampling.LANCZOS)
+    expected = Image.fromarray(pixels).resize((small.width, small.height), LANCZOS)
     assert psnr(rgb(small.jpeg), np.asarray(expected).astype(float)) > 38
 
 
@@ -73,9 +75,7 @@ def test_exif_turns_the_picture_once(orientation: int) -> None:
     exif.get_ifd(0x8825)[1] = "N"
     data = saved(scene(960, 540), exif=exif)
     (made,) = resize_jpeg(data, (Output(name="x", lines=270),))
-    expected = ImageOps.exif_transpose(opened(data)).resize(
-        (made.width, made.height), Image.Resampling.LANCZOS
-    )
+    expected = ImageOps.exif_transpose(opened(data)).resize((made.width, made.height), LANCZOS)
     assert psnr(rgb(made.jpeg), np.asarray(expected).astype(float)) > 36
     kept = opened(made.jpeg).getexif()
     assert (kept[0x0112], kept[0x010F], kept.get_ifd(0x8825)[1]) == (1, "CAR", "N")
@@ -106,7 +106,7 @@ def test_grey_cmyk_and_progressive_pictures() -> None:
     grey = saved(pixels[:, :, 0])
     out = io.BytesIO()
     Image.fromarray(pixels).convert("CMYK").save(out, "JPEG", quality=95)
-    half = np.asarray(Image.fromarray(pixels).resize((320, 180), Image.Resampling.LANCZOS)).astype(float)
+    half = np.asarray(Image.fromarray(pixels).resize((320, 180), LANCZOS)).astype(float)
     small = (Output(name="x", lines=180),)
     assert psnr(rgb(resize_jpeg(grey, small)[0].jpeg)[:, :, 1], half[:, :, 0]) > 38
     assert psnr(rgb(resize_jpeg(out.getvalue(), small)[0].jpeg), half) > 30
@@ -123,9 +123,7 @@ def test_chroma_is_what_was_asked_for(chroma: str, orientation: int) -> None:
     data = saved(scene(960, 540), subsampling=0, exif=exif)
     (made,) = resize_jpeg(data, (Output(name="x", width=480, height=480, chroma=chroma, quality=95),))
     assert simplejpeg.decode_jpeg_header(made.jpeg)[3] == chroma
-    expected = ImageOps.exif_transpose(opened(data)).resize(
-        (made.width, made.height), Image.Resampling.LANCZOS
-    )
+    expected = ImageOps.exif_transpose(opened(data)).resize((made.width, made.height), LANCZOS)
     assert psnr(rgb(made.jpeg), np.asarray(expected).astype(float)) > 36
 
 
@@ -151,7 +149,28 @@ def test_a_real_photograph() -> None:
     data = REAL.read_bytes()
     (small,) = resize_jpeg(data, SMALL)
     assert (small.width, small.height) == (1280, 720)
-    reference = np.asarray(opened(data).convert("RGB").resize((1280, 720), Image.Resampling.LANCZOS))
+    reference = np.asarray(opened(data).convert("RGB").resize((1280, 720), LANCZOS))
     assert psnr(rgb(small.jpeg), reference.astype(float)) > 36.5
     there, here = opened(data).getexif(), opened(small.jpeg).getexif()
     assert here.get_ifd(0x8825) == there.get_ifd(0x8825) != {}
+
+
+def test_a_folder_of_pictures_is_cut_as_they_are_turned(tmp_path: Path) -> None:
+    """Through the whole of ingest, each by its own EXIF."""
+    place = new_place(tmp_path)
+    files = {}
+    for number, orientation in enumerate((1, 6)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        files[f"CAM/{1_780_300_800_000_000_000 + number * 10**9}.jpg"] = saved(scene(640, 360), exif=exif)
+    place.upload(files)
+    report = place.ingest(recipe=Recipe(outputs=(Output(name="x", lines=90),)))
+    assert report.outcome == "ingested", report.findings
+    rows = place.rows().to_pylist()
+    assert [(row["width"], row["height"], row["channel"]) for row in rows] == [
+        (160, 90, "CAM"),
+        (90, 160, "CAM"),
+    ]
+    for row, data in zip(rows, files.values(), strict=True):
+        upright = ImageOps.exif_transpose(opened(data)).resize((row["width"], row["height"]), LANCZOS)
+        assert psnr(rgb(place.jpeg(row)), np.asarray(upright).astype(float)) > 34
