@@ -245,6 +245,12 @@ def read_parts(store: Store, root: Root) -> Iterator[pa.Table]:
         yield table
 
 
+def read_one_part(store: Store, root: Root, place: int) -> pa.Table:
+    """One part of a root, checked against what the root says of it. Raises NotFound, Corrupt."""
+    part = root.parts[place]
+    return _fitting(root, part, read_part(store, part.id))
+
+
 def _fitting(root: Root, part: PartRef, table: pa.Table) -> pa.Table:
     columns = tuple((field.name, str(field.type)) for field in table.schema)
     if columns != root.columns:

@@ -17,7 +17,7 @@ from blake3 import blake3
 from lake import stores
 from lake.canonical import is_hash, read_json
 from lake.errors import Corrupt, NotFound
-from lake.manifests import read_locations, read_parts, read_root
+from lake.manifests import Root, read_locations, read_one_part, read_parts, read_root
 from lake.packs import ALIGN, pack_key
 from lake.stores import Store
 
@@ -116,25 +116,40 @@ def rows(store: Store, version: str) -> Iterator[pa.Table]:
     Raises NotFound, Corrupt: root, parts and locations have the hashes of their names, each row has a location of its size that
     lies inside a pack of this version.
     """
+    root, available = read_whole(store, version)
+    for place, table in enumerate(read_parts(store, root)):
+        yield _located(store, root, available, place, table)
+
+
+def read_whole(store: Store, version: str) -> tuple[Root, Available]:
+    """Root and availability of a version, which fit each other. Raises NotFound, Corrupt."""
     root, available = read_root(store, version), read_available(store, version)
     if len(available.locations) != len(root.parts):
         raise Corrupt(available_key(version), "it has not one list of locations for each part")
+    return root, available
+
+
+def part_rows(store: Store, root: Root, available: Available, place: int) -> pa.Table:
+    """What `rows` gives of one part, checked by itself, for readers that look up single paths."""
+    return _located(store, root, available, place, read_one_part(store, root, place))
+
+
+def _located(store: Store, root: Root, available: Available, place: int, table: pa.Table) -> pa.Table:
+    """A part with its columns pack and offset."""
+    part, location_id = root.parts[place], available.locations[place]
+    locations = read_locations(store, location_id)
+    what = f"the locations {location_id[:12]}"
+    if table.num_rows != locations.num_rows or not table["size"].equals(locations["size"]):
+        raise Corrupt(what, f"they do not fit the part {part.id[:12]}")
     sizes = pa.array([use.id for use in available.packs], pa.string())
     ends = pa.array([use.size for use in available.packs], pa.int64())
-    for table, part, location_id in zip(
-        read_parts(store, root), root.parts, available.locations, strict=True
-    ):
-        locations = read_locations(store, location_id)
-        what = f"the locations {location_id[:12]}"
-        if table.num_rows != locations.num_rows or not table["size"].equals(locations["size"]):
-            raise Corrupt(what, f"they do not fit the part {part.id[:12]}")
-        end = pc.take(ends, pc.index_in(locations["pack"], sizes))
-        inside = pc.less_equal(pc.add(locations["offset"], locations["size"]), end)
-        aligned = pc.equal(pc.bit_wise_and(locations["offset"], ALIGN - 1), 0)
-        legal = pc.and_(pc.and_(inside, aligned), pc.greater_equal(locations["offset"], 0))
-        if not pc.all(pc.fill_null(legal, False)).as_py():
-            raise Corrupt(what, "a file lies outside the packs of the version, or off a 4 KiB boundary")
-        yield table.append_column("pack", locations["pack"]).append_column("offset", locations["offset"])
+    end = pc.take(ends, pc.index_in(locations["pack"], sizes))
+    inside = pc.less_equal(pc.add(locations["offset"], locations["size"]), end)
+    aligned = pc.equal(pc.bit_wise_and(locations["offset"], ALIGN - 1), 0)
+    legal = pc.and_(pc.and_(inside, aligned), pc.greater_equal(locations["offset"], 0))
+    if not pc.all(pc.fill_null(legal, False)).as_py():
+        raise Corrupt(what, "a file lies outside the packs of the version, or off a 4 KiB boundary")
+    return table.append_column("pack", locations["pack"]).append_column("offset", locations["offset"])
 
 
 def verify(

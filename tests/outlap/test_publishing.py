@@ -6,9 +6,10 @@ import json
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from lake import refs, stores, versions
+from lake import catalog, packs, refs, stores, versions
 from lake.config import StoreConfig
 from lake.stores import Store, open_store
 from outlap import cli
@@ -142,3 +143,44 @@ def test_exports_from_the_command_line(place, capsys):
         outlap(capsys, "export", "p", str(place / "n"), "--to", "nuscenes", code=1)["err"]
     )
     assert cli.run(["export", "p", str(place / "n"), "--to", "coco"]) == 2
+
+
+def catalogue(lake: Store, folder: Path, count: int = 4) -> None:
+    """One drive of the catalogue, in a real pack."""
+    names = [f"720p/car/d1/CAM/{n:019d}.jpg" for n in range(count)]
+    pack = packs.write_pack(folder / "d1.tar", ((name, name.encode()) for name in names))
+    packs.put_pack(lake, pack.id, folder / "d1.tar")
+    columns = {
+        name: pa.nulls(count, kind)
+        for name, kind in zip(catalog.FRAME_SCHEMA.names, catalog.FRAME_SCHEMA.types, strict=True)
+    }
+    texts = {
+        "drive": "d1",
+        "channel": "CAM",
+        "pack": pack.id,
+        "vehicle": "car",
+        "date": "2026-06-01",
+        "output": "720p",
+    }
+    columns |= {name: pa.array([text] * count) for name, text in texts.items()}
+    columns |= {name: pack.members[name] for name in ("content_id", "size", "offset")}
+    columns["path"] = pa.array(names)
+    table = pa.table(columns).select(catalog.FRAME_SCHEMA.names).cast(catalog.FRAME_SCHEMA)
+    catalog.write_frames(lake, table, "2026-06-01", "car", "d1", "ab" * 32)
+
+
+def test_verify_rerun_says_whether_the_query_gives_the_version_again(place, capsys):
+    catalogue(store(place), place)
+    made = outlap(capsys, "publish", "q", "--query", "select * from frames")
+    again = outlap(capsys, "verify", "q", "--rerun")
+    assert again["same"] is True and again["rerun"] == made["version"]
+    outlap(capsys, "publish", "r", "--query", "select *, random() as dice from frames")
+    assert outlap(capsys, "verify", "r", "--rerun", code=1)["same"] is False
+    (place / "list").write_text("720p/car/d1/CAM/0000000000000000001.jpg\n")
+    listed = outlap(capsys, "publish", "l", "--files", str(place / "list"))
+    assert listed["files"] == 1
+    assert "no query" in str(outlap(capsys, "verify", "l", "--rerun", code=1)["err"])
+    (place / "list").write_text("720p/car/d1/none.jpg\n")
+    assert "not in the catalogue" in str(
+        outlap(capsys, "publish", "l", "--files", str(place / "list"), code=1)["err"]
+    )
