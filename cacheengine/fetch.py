@@ -217,11 +217,13 @@ def fetch(
     concurrency: int,
     marked: Marked = lambda want, rows: None,
     stop: threading.Event | None = None,
+    give_way: Callable[[], None] = lambda: None,
 ) -> list[Bad]:
     """Make the members of all jobs resident; those that could not be. Space must be reserved before.
 
     marked(want, rows): called from worker threads after rows of a job's want were marked. stop: ends it early; what was marked stays.
-    Raises FetchFailed when the store is away (what was marked stays), or the disk fails.
+    give_way: called before each request; waits while readers should go first. Raises FetchFailed when the store is away (what was
+    marked stays), or the disk fails.
     """
     abort = _Abort(stop or threading.Event())
     bad: list[Bad] = []
@@ -230,6 +232,7 @@ def fetch(
     def run(session: _Session, piece: Piece) -> None:
         want, rows = session.job.want, np.empty(0, np.int64)
         try:
+            give_way()
             if not abort.now:
                 wrong = fetch_piece(store, want, piece, session.fd)
                 bad.extend(wrong)

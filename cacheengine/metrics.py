@@ -16,6 +16,16 @@ miss_bytes = Counter(
     "Bytes that a reader asked for and that were not resident.",
     registry=REGISTRY,
 )
+ahead_bytes = Counter(
+    "outlap_node_ahead_bytes_total",
+    "Bytes fetched ahead of readers that go along a pack.",
+    registry=REGISTRY,
+)
+gave_way = Counter(
+    "outlap_node_gave_way_total",
+    "How often a request of a warm waited for a reader's.",
+    registry=REGISTRY,
+)
 members_bad = Counter(
     "outlap_node_members_bad_total", "Members whose bytes did not have their content id.", registry=REGISTRY
 )

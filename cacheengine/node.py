@@ -37,6 +37,7 @@ class NodeConfig(BaseModel):
     token: how it speaks to control. client_token: what its own clients must show (default: the token of its IDC, and the
     node's own is always good). store: a store of the settings (default: the
     lake of its IDC). fetch_concurrency: requests to the store at once, of at most 8 MiB each.
+    read_wait_s: the longest that a reader waits for bytes that are not resident.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +55,7 @@ class NodeConfig(BaseModel):
     state_dir: Path
     fetch_concurrency: int = Field(default=8, ge=1, le=256)
     store: str | None = None
+    read_wait_s: float = Field(default=30.0, gt=0)
 
     @field_validator("cache_dirs", "labels", "token", "client_token", mode="before")
     @classmethod

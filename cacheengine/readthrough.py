@@ -3,7 +3,7 @@
 The members are those of the pack's own list (one request to the tail of the object, then kept on the node), because the kernel
 reads ahead over members that no view asked for, and keeps what it got. Where a version that this node knows says what a
 member's content id is, the version is believed. Marks are made in the background: bytes that are written and not yet marked when the
-process is killed are fetched again.
+process is killed are fetched again. A reader waits READ_WAIT_S at most, whatever the store does, and then gets an error that says so.
 """
 
 from __future__ import annotations
@@ -14,30 +14,34 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import structlog
 
-from cacheengine import fetch, metrics, packcache, reserving, wanted
+from cacheengine import fetch, giveway, intime, metrics, packcache, readahead, reserving, wanted
 from cacheengine import have as haves
 from cacheengine.errors import Busy, FetchFailed, NoSpace
 from cacheengine.have import Mask
+from cacheengine.memberlists import all_members
 from cacheengine.node import node_store, read_node_file
 from cacheengine.packcache import Cache, CacheDir, open_cache
 from cacheengine.reserving import Need
 from cacheengine.wanted import PackWant
-from lake import stores
 from lake.config import load_config
-from lake.errors import Corrupt, Explained, NotFound
-from lake.packs import pack_key, read_members
+from lake.errors import Corrupt, Explained
 from lake.stores import Store
 
 FLUSH_EVERY_S = 2.0
 FLUSH_BYTES = 64 << 20
 ROOM_WAIT_S = 15.0
+READ_WAIT_S = 30.0
+AT_ONCE = (
+    32  # fetches of this process, of at most a request (or a whole long member, in pieces) in memory each
+)
+AHEAD_AT_ONCE = 2
+AHEAD_STEP = 2 << 20
 _FIX = "free a version (`outlap free`), or give the node's cache_dirs a larger quota"
 
 log = structlog.get_logger()
@@ -58,16 +62,19 @@ class _Pack:
     pending: Mask
     busy: dict[int, threading.Event] = field(default_factory=dict)
     pending_bytes: int = 0
+    streams: readahead.Streams = field(default_factory=readahead.Streams)
 
 
 class ReadThrough:
     """All packs of a node for readers in this process; every method may be called from many threads.
 
     views: the saved rows of versions (see wanted.py). counts: file that tells the agent what was missed; one
-    beside it, `.room`, asks it to make room.
+    beside it, `.room`, asks it to make room, and one, `.busy`, its warms to give way. wait_s: the longest wait of a reader.
     """
 
-    def __init__(self, cache: Cache, store: Store, views: Path, counts: Path | None = None) -> None:
+    def __init__(
+        self, cache: Cache, store: Store, views: Path, counts: Path | None = None, wait_s: float = READ_WAIT_S
+    ) -> None:
         self._cache, self._store, self._views, self._counts = cache, store, views, counts
         self._members = views.parent / "members"
         self._members.mkdir(parents=True, exist_ok=True)
@@ -76,6 +83,8 @@ class ReadThrough:
         self._loading: dict[str, threading.Lock] = {}
         self._views_seen = -1
         self._known: dict[str, list[tuple[wanted.Want, int]]] = {}
+        self._wait_s, self._slots = wait_s, threading.Semaphore(AT_ONCE)
+        self._ahead_slots = threading.Semaphore(AHEAD_AT_ONCE)
         self.missed_bytes = 0
         self._end, self._flush_now = threading.Event(), threading.Event()
         self._flusher = threading.Thread(target=self._flush_loop, name="readthrough-marks", daemon=True)
@@ -89,47 +98,91 @@ class ReadThrough:
     def make_resident(self, pack_id: str, offset: int, length: int) -> None:
         """Return when every member that touches these bytes is on disk and has its hash.
 
-        Two readers of one member make one request. Raises FetchFailed, NotFound, StoreDown, NoSpace.
+        Two readers of one member make one request. Raises FetchFailed (also when nothing came for wait_s), NotFound, StoreDown,
+        NoSpace.
         """
+        end = time.monotonic() + self._wait_s
         for _ in range(8):
-            pack = self._pack(pack_id)
+            pack = self._pack(pack_id, end)
             rows = _touching(pack.want, offset, length)
-            with self._lock:
-                missing = rows[~pack.there[rows]]
-                if not len(missing):
-                    return
-                waits = [pack.busy[row] for row in missing.tolist() if row in pack.busy]
-                mine = np.array([row for row in missing.tolist() if row not in pack.busy], np.int64)
-                done = threading.Event()
-                pack.busy.update(dict.fromkeys(mine.tolist(), done))
-            try:
-                if len(mine):
-                    self._fetch(pack, mine)
-            finally:
-                with self._lock:
-                    for row in mine.tolist():
-                        pack.busy.pop(row, None)
-                done.set()
+            mine, waits = self._claim(pack, rows)
+            if not len(mine) and not waits:
+                return
+            if len(mine):
+                intime.within(
+                    self._slots,
+                    end,
+                    partial(_too_slow, pack_id, self._wait_s),
+                    partial(self._fetch_claimed, pack, mine, ROOM_WAIT_S),
+                    partial(self._let_go, pack, mine),
+                )
             for event in waits:
-                event.wait()
+                if not event.wait(max(0.0, end - time.monotonic())):
+                    raise _too_slow(pack_id, self._wait_s)
         raise FetchFailed(
             f"the pack {pack_id[:12]}", "its bytes were taken away as fast as they came", "make room"
         )
+
+    def _claim(self, pack: _Pack, rows: haves.Ints) -> tuple[haves.Ints, list[threading.Event]]:
+        """(rows that the caller must fetch now, what to wait for that others fetch)."""
+        with self._lock:
+            missing = rows[~pack.there[rows]].tolist()
+            waits = [pack.busy[row] for row in missing if row in pack.busy]
+            mine = [row for row in missing if row not in pack.busy]
+            pack.busy.update(dict.fromkeys(mine, threading.Event()))
+        return np.array(mine, np.int64), waits
+
+    def _fetch_claimed(self, pack: _Pack, rows: haves.Ints, room_wait_s: float) -> None:
+        try:
+            self._fetch(pack, rows, room_wait_s)
+        finally:
+            self._let_go(pack, rows)
+
+    def _let_go(self, pack: _Pack, rows: haves.Ints) -> None:
+        with self._lock:
+            for event in {pack.busy.pop(row) for row in rows.tolist()}:
+                event.set()
 
     def read(self, pack_id: str, offset: int, length: int) -> bytes:
         """These bytes of a pack, right or an error; what lies between members reads as zeros."""
         for _ in range(8):
             self.make_resident(pack_id, offset, length)
-            pack = self._pack(pack_id)
+            pack = self._pack(pack_id, time.monotonic() + self._wait_s)
             data = os.pread(pack.fd, length, offset)
             rows = _touching(pack.want, offset, length)
             with self._lock:
                 good = bool(pack.there[rows].all())
+                ahead = readahead.follow(pack.streams, offset, length, pack.want.size) if good else None
+            if ahead is not None:
+                self._read_ahead(pack, *ahead)
             if good and _holds(pack):
                 return data
         raise FetchFailed(
             f"the pack {pack_id[:12]}", "its bytes were taken away as fast as they came", "make room"
         )
+
+    def _read_ahead(self, pack: _Pack, start: int, end: int) -> None:
+        """Fetch in the background what a reader that goes along the pack will ask for next; not when it would have to wait."""
+        if not self._ahead_slots.acquire(blocking=False):
+            return
+
+        def run() -> None:
+            try:
+                for at in range(
+                    start, end, AHEAD_STEP
+                ):  # in steps: who comes to the first waits for it alone
+                    mine, _ = self._claim(pack, _touching(pack.want, at, min(AHEAD_STEP, end - at)))
+                    if len(mine):
+                        self._fetch_claimed(pack, mine, 0.0)
+                        metrics.ahead_bytes.inc(int(pack.want.length[mine].sum()))
+            except (Explained, OSError) as error:
+                # whoever asks for it gets the error
+                metrics.background_failures.labels("readahead").inc()
+                log.warning("readahead_failed", pack=pack.want.pack, error=str(error))
+            finally:
+                self._ahead_slots.release()
+
+        threading.Thread(target=run, name="readthrough-ahead", daemon=True).start()
 
     def close(self) -> None:
         """Mark what is pending and let the packs go."""
@@ -184,12 +237,14 @@ class ReadThrough:
                 pack.pending[rows] = True
             raise
 
-    def _fetch(self, pack: _Pack, rows: haves.Ints) -> None:
+    def _fetch(self, pack: _Pack, rows: haves.Ints, room_wait_s: float) -> None:
         want = pack.want.take(rows)
         need = Need(want.pack, want.size, want.offset, want.length)
-        self._reserve(need)
+        self._reserve(need, room_wait_s)
         bad: list[fetch.Bad] = []
         for piece in fetch.plan(want.offset, want.length):
+            if self._counts is not None:
+                giveway.say(self._counts.with_suffix(giveway.SUFFIX))
             bad += fetch.fetch_piece(self._store, want, piece, pack.fd)
         failed = np.isin(want.offset, [one.offset for one in bad])
         size = int(want.length[~failed].sum())
@@ -206,9 +261,9 @@ class ReadThrough:
                 f"byte {bad[0].offset} of the pack {want.pack[:12]}", bad[0].cause, "sync the version again"
             )
 
-    def _reserve(self, need: Need) -> None:
+    def _reserve(self, need: Need, wait_s: float) -> None:
         """Take the space. Room is made by the agent alone, which knows what is desired and mounted: it is waited for."""
-        end = time.monotonic() + ROOM_WAIT_S
+        end = time.monotonic() + wait_s
         while True:
             try:
                 reserving.reserve(
@@ -222,7 +277,7 @@ class ReadThrough:
                     self._counts.with_suffix(".room").write_text(str(reserving.blocks_of(need)))
                 time.sleep(0.1)
 
-    def _pack(self, pack_id: str) -> _Pack:
+    def _pack(self, pack_id: str, end: float | None = None) -> _Pack:
         """The pack as it is on disk now: loaded anew when bytes were taken from it or when a version was added."""
         self._look_at_views()
         with self._lock:
@@ -230,15 +285,25 @@ class ReadThrough:
             loading = self._loading.setdefault(pack_id, threading.Lock())
         if pack is not None and _holds(pack):
             return pack
-        with loading:
+        end = end or time.monotonic() + self._wait_s
+        if not loading.acquire(timeout=max(0.0, end - time.monotonic())):
+            raise _too_slow(pack_id, self._wait_s)
+        try:
             with self._lock:
                 current = self._packs.get(pack_id)
             if current is not None and current is not pack and _holds(current):
                 return current
-            fresh = self._load(pack_id)
+            too_slow = partial(_too_slow, pack_id, self._wait_s)
+            intime.within(self._slots, end, too_slow, partial(self._load_into, pack_id))
             with self._lock:
-                self._packs[pack_id] = fresh
-            return fresh
+                return self._packs[pack_id]
+        finally:
+            loading.release()
+
+    def _load_into(self, pack_id: str) -> None:
+        fresh = self._load(pack_id)
+        with self._lock:
+            self._packs[pack_id] = fresh
 
     def _load(self, pack_id: str) -> _Pack:
         want = self._members_of(pack_id)
@@ -288,56 +353,23 @@ class ReadThrough:
 
     def _members_of(self, pack_id: str) -> PackWant:
         """Every member of the pack; where a version names one, as the version says."""
-        key = pack_key(pack_id)
         with self._lock:
             wants = list(self._known.get(pack_id, ()))
-        size, table = self._listed(pack_id, key)
-        columns = [_want_of(pack_id, size, table)]
+        believed = []
         for want, place in wants:
             try:
-                columns.append(wanted.read_pack(want, place))
+                believed.append(wanted.read_pack(want, place))
             except FileNotFoundError:
                 continue  # freed meanwhile
-        offset = np.concatenate([c.offset for c in columns])[::-1]
-        unique, at = np.unique(offset, return_index=True)  # of several at one offset the version's counts
-        merged = np.concatenate([c.length for c in columns])[::-1][at]
-        content = np.concatenate([c.content_id for c in columns])[::-1][at]
-        return PackWant(pack_id, size, unique, merged, content)
-
-    def _listed(self, pack_id: str, key: str) -> tuple[int, pa.Table]:
-        """(size of the pack, its own list of members), from this node or the store."""
-        kept = self._members / f"{pack_id}.parquet"
-        try:
-            table = pq.read_table(kept)
-            return int(table.schema.metadata[b"outlap.size"]), table
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
-            pass
-        info = stores.head(self._store, key)
-        if info is None:
-            raise NotFound(key, f"it is not in store {self._store.name}", "sync the version again")
-        table = read_members(self._store, pack_id)
-        metrics.store_requests.inc(3)
-        kept_table = table.replace_schema_metadata({b"outlap.size": str(info.size).encode()})
-        with kept.with_name(f".{pack_id}.{os.getpid()}.{threading.get_ident()}.tmp").open("wb") as out:
-            pq.write_table(kept_table, out)
-        Path(out.name).replace(kept)
-        return info.size, table
+        return all_members(self._store, self._members, pack_id, believed)
 
 
-def _want_of(pack_id: str, size: int, table: pa.Table) -> PackWant:
-    """Raises Corrupt when the list names bytes outside the pack or a content id that is none."""
-    offset = table["offset"].to_numpy().astype(np.int64)
-    length = table["size"].to_numpy().astype(np.int64)
-    if (offset < 0).any() or (length < 0).any() or (offset > size - length).any():
-        raise Corrupt(pack_key(pack_id), "its list names bytes outside of it", "ingest the drive again")
-    try:
-        text = bytes.fromhex("".join(table["content_id"].to_pylist()))
-        content = np.frombuffer(text, np.uint8).reshape(table.num_rows, 32)
-    except (ValueError, TypeError) as error:
-        raise Corrupt(
-            pack_key(pack_id), "its list has a content id that is no hash", "ingest the drive again"
-        ) from error
-    return PackWant(pack_id, size, offset, length, content)
+def _too_slow(pack_id: str, wait_s: float) -> FetchFailed:
+    return FetchFailed(
+        f"the pack {pack_id[:12]}",
+        f"its bytes did not come within {wait_s:g} s",
+        "look at the store; the fetch goes on, so read it again",
+    )
 
 
 def _touching(want: PackWant, offset: int, length: int) -> haves.Ints:
@@ -363,4 +395,4 @@ def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
     cache, store = open_cache(node.cache_dirs), node_store(load_config(), node)
     folder = node.state_dir / "counts"
     folder.mkdir(parents=True, exist_ok=True)
-    return ReadThrough(cache, store, node.views, folder / f"{name}.json")
+    return ReadThrough(cache, store, node.views, folder / f"{name}.json", node.read_wait_s)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import structlog
 
-from cacheengine import eviction, fetch, metrics, packcache, reserving
+from cacheengine import eviction, fetch, giveway, metrics, packcache, reserving
 from cacheengine import have as haves
 from cacheengine import wanted as wants
 from cacheengine.agent.state import (
@@ -193,7 +193,14 @@ def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
             status.rate_bps = done / max(1e-3, time.monotonic() - started)
 
     try:
-        bad = fetch.fetch(node.store(), jobs(), node.config.fetch_concurrency, marked, node.stop_warm)
+        bad = fetch.fetch(
+            node.store(),
+            jobs(),
+            node.config.fetch_concurrency,
+            marked,
+            node.stop_warm,
+            giveway.to_readers(node.config.state_dir / "counts", node.stop_warm),
+        )
     except BaseException as error:
         if isinstance(error, Explained):
             return list(_missing(node, want, str(error)))

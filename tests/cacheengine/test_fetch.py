@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheengine import fetch, packcache, reserving, wanted
+from cacheengine import fetch, giveway, metrics, packcache, readahead, reserving, wanted
 from cacheengine.errors import Busy, FetchFailed
 from cacheengine.fetch import GAP, REQUEST, PackJob, plan
 from cacheengine.packcache import Cache
@@ -25,6 +25,7 @@ from lake import stores
 from lake.errors import NotFound
 from lake.stores import Store
 from tests.cacheengine.nodes import Dataset, cache_at, damage, make_files, object_path, publish
+from tests.conftest import wait_until
 
 EMPTY = 1  # the empty file of the dataset has no bytes to miss
 
@@ -264,4 +265,79 @@ def test_reading_through_after_room_was_made_fetches_again(
     with path.open("rb") as file:
         file.seek(start)
         assert file.read(length) == first
+    through.close()
+
+
+def test_a_store_that_never_answers_is_an_error_in_time_and_the_bytes_come_later(
+    published: tuple[Store, Dataset, Want], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, data, want = published
+    raw, answers = object_path(store, data.packs[0]).read_bytes(), threading.Event()
+    through = ReadThrough(cache_at(tmp_path / "cache"), store, tmp_path / "views", wait_s=0.5)
+    through.open_pack(data.packs[0])
+    real = stores.get_range
+
+    def hangs(handle: Store, key: str, offset: int, length: int) -> bytes:
+        answers.wait()
+        return real(handle, key, offset, length)
+
+    monkeypatch.setattr(stores, "get_range", hangs)
+    part = wanted.read_pack(want, 0)
+    start, length = int(part.offset[3]), int(part.length[3])
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(through.read, part.pack, start, length) for _ in range(2)]
+        for reader in readers:
+            with pytest.raises(FetchFailed, match=r"did not come within 0\.5 s"):
+                reader.result()
+    answers.set()
+    assert through.read(part.pack, start, length) == raw[start : start + length]
+    through.close()
+
+
+def test_a_reader_that_goes_along_a_pack_finds_what_comes_next(
+    published: tuple[Store, Dataset, Want], tmp_path: Path
+) -> None:
+    store, _, want = published
+    cache = cache_at(tmp_path / "cache")
+    through = ReadThrough(cache, store, tmp_path / "views")
+    part, _ = fetch.unique_members(wanted.read_pack(want, 0))
+    for row in range(3):
+        through.read(part.pack, int(part.offset[row]), int(part.length[row]))
+    ahead = part.take(part.offset < part.offset[2] + readahead.AHEAD)
+
+    def fetched() -> bool:
+        through.flush()
+        return bool(packcache.resident(cache, ahead).all())
+
+    wait_until(fetched, "the members ahead of the reader")
+    through.close()
+
+
+def test_who_reads_here_and_there_is_not_followed() -> None:
+    streams = readahead.Streams()
+    for place in (0, 400, 100, 300, 200, 500, 50):
+        assert readahead.follow(streams, place << 20, 4096, 1 << 30) is None
+    found = [readahead.follow(streams, (700 << 20) + 4096 * place, 4096, 1 << 30) for place in range(4)]
+    start = (700 << 20) + 3 * 4096
+    assert found == [None, None, (start, start + readahead.AHEAD), None]
+    assert readahead.follow(streams, (1 << 30) - 4096, 4096, 1 << 30) is None
+
+
+def test_a_warm_gives_way_to_a_reader(published: tuple[Store, Dataset, Want], tmp_path: Path) -> None:
+    mark, stop = tmp_path / "fetchfs.busy", threading.Event()
+    give_way = giveway.to_readers(tmp_path, stop)
+    give_way()
+    before = metrics.total(metrics.gave_way)
+    giveway.say(mark)
+    assert giveway.waiting(tmp_path)
+    give_way()
+    assert not giveway.waiting(tmp_path) and metrics.total(metrics.gave_way) == before + 1
+    # a clock that jumped: a mark from the future holds nobody up
+    os.utime(mark, (2e9, 2e9))
+    assert not giveway.waiting(tmp_path)
+    store, _, want = published
+    through = ReadThrough(cache_at(tmp_path / "c"), store, tmp_path / "views", tmp_path / "r.json")
+    part = wanted.read_pack(want, 0)
+    through.read(part.pack, int(part.offset[0]), int(part.length[0]))
+    assert (tmp_path / "r.busy").exists()
     through.close()
