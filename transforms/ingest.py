@@ -31,6 +31,7 @@ from lake.stores import Store
 from transforms import rules, work
 from transforms.cutting import Cut, Progress, cut_drive, fetch
 from transforms.errors import TransformError
+from transforms.looks import further_columns, look_at
 from transforms.packing import Item, catalogue_rows, frame_path, write_packs
 from transforms.profiles import read_profile
 from transforms.recipe import Recipe, recipe_id
@@ -202,6 +203,7 @@ def _ingest(
     cuts: list[Cut] = []
     if not rules.has_errors(findings):
         cuts, drive_seen = cut_drive(drive_seen, recipe, folder, tell, bench)
+        cuts, drive_seen = look_at(cuts, drive_seen, recipe)
         findings = rules.judge(drive_seen, profile)
     if rules.has_errors(findings):
         quarantine.add(lake, drive.vehicle, drive.drive, findings, drive.fingerprint)
@@ -262,6 +264,8 @@ def _frames(
         "longitude": pa.array(at_positions.longitude, pa.float64(), from_pandas=True),
         "speed_mps": pa.array(at_positions.speed_mps, pa.float64(), from_pandas=True),
     }
+    named = (drive.vehicle, drive.drive)
+    columns |= further_columns(cuts, tracks, named, times_ns, at_positions, recipe)
     return pa.table(columns), rows_of
 
 

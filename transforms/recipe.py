@@ -78,11 +78,19 @@ class Events(BaseModel):
     after_ns: Annotated[int, Field(ge=0, le=LONGEST_WINDOW_NS)] = 0
 
 
+class Tag(BaseModel):
+    """A tagger (transforms.tags): one of ours by name, `package.module:NAME`, or an entry point; and its options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.:-]{0,199}$")]
+    options: dict[str, int | str] = Field(default_factory=dict)
+
+
 class Recipe(BaseModel):
     """cut: every key frame, all frames, a rate, a distance, or events.
 
     sample_tolerance_ns: how far a frame of a sample may be from the sample's time, and the frame that is nearest to a moment
-    (of a distance or an event) from that moment.
+    (of a distance or an event) from that moment. tags: what further columns of the catalogue are made by.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,23 +100,31 @@ class Recipe(BaseModel):
         Output(name="720p", quality=90),
     )
     sample_tolerance_ns: Annotated[int, Field(ge=0, le=10_000_000_000)] = 50_000_000
+    tags: tuple[Tag, ...] = (Tag(name="sun"), Tag(name="motion"), Tag(name="h3"), Tag(name="picture"))
 
     @model_validator(mode="after")
     def _each_once(self) -> Recipe:
         names = [output.name for output in self.outputs]
         if len(set(names)) != len(names):
             raise ValueError("an output stands twice")
+        if len({tag.name for tag in self.tags}) != len(self.tags):
+            raise ValueError("a tag stands twice")
         return self
 
 
 def recipe_json(recipe: Recipe) -> bytes:
-    """Canonical JSON of a recipe with the code's version; the order of outputs and of events does not count."""
+    """Canonical JSON of a recipe with the versions of the code and of its taggers; the order of outputs, events and tags does
+    not count. Raises TransformError for a tagger that cannot be loaded.
+    """
     value = recipe.model_dump(mode="json")
     for output, dumped in zip(recipe.outputs, value["outputs"], strict=True):
         dumped["lines"] = output.most_lines
     value["outputs"] = sorted(value["outputs"], key=lambda output: str(output["name"]))
     if isinstance(recipe.cut, Events):
         value["cut"]["at_ns"] = sorted(set(recipe.cut.at_ns))
+    from transforms.tags import identity  # taggers look at recipes too
+
+    value["tags"] = sorted((identity(tag) for tag in recipe.tags), key=lambda tag: str(tag["name"]))
     return canonical_json({"code": CODE_VERSION, **value})
 
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from lake.landing import LandedFile
 from transforms import telemetry
@@ -48,13 +49,21 @@ class Sidecar:
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What was measured of cut pictures. places: in the index, ascending; measured: of each, by transforms.tags.picture."""
+
+    places: Int64
+    measured: dict[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
 class Seen:
     """One file of a drive. Fields are None while, or because, the step that gives them was not reached.
 
     fetch_problem: why it is not here as COMPLETE.json says, `missing` when it is not there at all; unreadable: why it
     cannot be opened or (a track) read; number: of the channel in the recording that this one is about; start_ns: the time
     of the recording's own zero; start_from: who says so; times_ns: of each frame of the index; undecodable: why a frame
-    that was wanted gives no picture.
+    that was wanted gives no picture; looks: of the pictures that were cut.
     """
 
     file: LandedFile
@@ -74,6 +83,7 @@ class Seen:
     start_from: Clock | None = None
     times_ns: Int64 | None = None
     undecodable: str | None = None
+    looks: Looks | None = None
 
     @property
     def stream(self) -> Channel | None:

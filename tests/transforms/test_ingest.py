@@ -177,14 +177,15 @@ class Killed(BaseException):
     """Stands for SIGKILL at a write."""
 
 
-@pytest.mark.parametrize("survived", range(9))
+@pytest.mark.parametrize("survived", range(10))
 def test_killed_at_any_write_and_run_again_gives_the_same_lake(
     tmp_path: Path, small_drive: dict[str, bytes], survived: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = new_place(tmp_path / "whole"), new_place(tmp_path / "broken")
     for place in (whole, broken):
         place.upload(small_drive, start_ns=START_NS)
-    whole.ingest()
+    recipe = Recipe(tags=())
+    whole.ingest(recipe=recipe)
     writes = 0
     with monkeypatch.context() as patch:
         for name in ("put", "put_if_absent", "put_file"):
@@ -199,12 +200,12 @@ def test_killed_at_any_write_and_run_again_gives_the_same_lake(
 
             patch.setattr(stores, name, dying)
         try:
-            broken.ingest()
+            broken.ingest(recipe=recipe)
         except Killed:
             assert catalog.drives_in(broken.lake) == []
-    # 4 files and COMPLETE.json, a pack, a column and the catalogue: what dies at the ninth write does not die
-    assert (writes > survived) == (survived < 8)
-    assert broken.ingest().outcome == ("already" if survived >= 8 else "ingested")
+    # 4 files and COMPLETE.json, a pack, two columns and the catalogue: what dies at the tenth write does not die
+    assert (writes > survived) == (survived < 9)
+    assert broken.ingest(recipe=recipe).outcome == ("already" if survived >= 9 else "ingested")
     assert broken.objects() == whole.objects()
 
 
