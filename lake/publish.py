@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lake import catalog, manifests, refs, stores
+from lake import catalog, leases, manifests, refs, stores
 from lake.assemblies import OpenNamed
 from lake.building import checked_parts, put_parts
 from lake.errors import Refused
@@ -105,6 +105,20 @@ def publish_rows(
     bytes that are not there.
     """
     check_dataset(dataset)
+    with leases.writing(store, f"the publish of {dataset}"):
+        return _publish(store, dataset, batches, schema, origin, tag, identity, keep)
+
+
+def _publish(
+    store: Store,
+    dataset: str,
+    batches: Iterable[pa.Table],
+    schema: Any,
+    origin: Mapping[str, Any],
+    tag: str | None,
+    identity: str,
+    keep: Callable[[], object] | None,
+) -> Published:
     columns = _columns(schema)
     names = [name for name, _ in columns]
     packs, drives = PackCheck(store), list[pa.Table]()

@@ -1,4 +1,8 @@
-"""Refs: the only mutable objects of the lake. `refs/<dataset>/<tag>.json` names a version; it moves by compare-and-swap."""
+"""Refs: the only mutable objects of the lake. `refs/<dataset>/<tag>.json` names a version; it moves by compare-and-swap.
+
+Before a ref is overwritten or removed, what it was is kept as `history/<dataset>/<tag>/<when it was moved there, ns>.json`: so the
+history is whole wherever a process is killed, and the ref itself is its last entry.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lake import stores
@@ -23,13 +27,17 @@ TRIES = 20
 
 @dataclass(frozen=True)
 class Ref:
-    """origin: what made the version (query, catalogue snapshot, who): never part of the version id."""
+    """origin: what made the version (query, catalogue snapshot, who): never part of the version id.
+
+    at_ns: when the version was published; moved_ns: when the tag came to name it, in this store. Both in ns since 1970 UTC.
+    """
 
     dataset: str
     tag: str
     version: str
     at_ns: int
     origin: Mapping[str, Any] = field(default_factory=dict)
+    moved_ns: int = 0
 
 
 def ref_key(dataset: str, tag: str) -> str:
@@ -44,14 +52,30 @@ def parse(text: str) -> tuple[str, str]:
 
 def _read(store: Store, key: str) -> tuple[Ref, str | None]:
     data, etag = stores.get_tagged(store, key)
-    value = read_json(data, key)
-    try:
-        found = Ref(value["dataset"], value["tag"], value["version"], value["at_ns"], value.get("origin", {}))
-    except KeyError as error:
-        raise Corrupt(key, f"it is no ref: {error} is missing") from error
-    if not is_hash(str(found.version)) or key != ref_key(found.dataset, found.tag):
-        raise Corrupt(key, "it names no version, or another ref")
+    found = from_json(data, key)
+    if key != ref_key(found.dataset, found.tag):
+        raise Corrupt(key, "it is another ref")
     return found, etag
+
+
+def from_json(data: bytes, what: str) -> Ref:
+    """A ref as it was written. Raises Corrupt, naming `what`."""
+    value = read_json(data, what)
+    try:
+        at_ns = int(value["at_ns"])
+        moved_ns = int(value.get("moved_ns") or at_ns)
+        found = Ref(
+            value["dataset"], value["tag"], value["version"], at_ns, value.get("origin", {}), moved_ns
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupt(what, f"it is no ref: {error!r}") from error
+    if not is_hash(str(found.version)):
+        raise Corrupt(what, "it names no version")
+    return found
+
+
+def to_json(ref: Ref) -> bytes:
+    return json.dumps(asdict(ref), ensure_ascii=False, indent=1, sort_keys=True).encode()
 
 
 def read_ref(store: Store, dataset: str, tag: str) -> Ref | None:
@@ -74,8 +98,9 @@ def list_refs(store: Store, dataset: str) -> list[Ref]:
 
 
 def list_datasets(store: Store) -> list[str]:
-    """Names of all datasets of a store."""
-    return stores.list_folders(store, "refs/")
+    """Names of all datasets of a store. By their refs: some stores list folders that have become empty."""
+    keys = (info.key.split("/") for info in stores.list_objects(store, "refs/"))
+    return sorted({parts[1] for parts in keys if len(parts) == 3})
 
 
 def resolve(store: Store, dataset: str, ref: str = LATEST) -> Ref:
@@ -107,14 +132,13 @@ def resolve(store: Store, dataset: str, ref: str = LATEST) -> Ref:
 
 def write_ref(store: Store, ref: Ref) -> bool:
     """Write a new ref; False when the tag exists."""
-    data = json.dumps(asdict(ref), ensure_ascii=False, indent=1, sort_keys=True).encode()
-    return stores.put_if_absent(store, ref_key(ref.dataset, ref.tag), data)
+    moved = replace(ref, moved_ns=time.time_ns())
+    return stores.put_if_absent(store, ref_key(ref.dataset, ref.tag), to_json(moved))
 
 
 def move_ref(store: Store, ref: Ref) -> None:
     """Let a tag name another version, whatever it named. Raises Conflict after many lost races."""
     key = ref_key(ref.dataset, ref.tag)
-    data = json.dumps(asdict(ref), ensure_ascii=False, indent=1, sort_keys=True).encode()
     for attempt in range(TRIES):
         try:
             known, etag = _read(store, key)
@@ -122,12 +146,58 @@ def move_ref(store: Store, ref: Ref) -> None:
             known, etag = None, None
         if known is not None and known.version == ref.version and known.origin == ref.origin:
             return
+        if known is not None:
+            _keep(store, known)
+        moved_ns = max(time.time_ns(), known.moved_ns + 1 if known is not None else 0)
         try:
-            stores.compare_and_swap(store, key, data, etag)
+            stores.compare_and_swap(store, key, to_json(replace(ref, moved_ns=moved_ns)), etag)
             return
         except Conflict:
             time.sleep(0.01 * attempt)
     raise Conflict(f"move {ref.dataset}@{ref.tag}", f"others moved it {TRIES} times at once", "run it again")
+
+
+def _keep(store: Store, ref: Ref) -> None:
+    key = f"{history_prefix(ref.dataset, ref.tag)}{ref.moved_ns:019d}.json"
+    stores.put_if_absent(store, key, to_json(ref))
+
+
+def history_prefix(dataset: str, tag: str) -> str:
+    return f"history/{check_dataset(dataset)}/{check_tag(tag)}/"
+
+
+def remove_ref(store: Store, dataset: str, tag: str) -> Ref:
+    """Take a tag away; what it was stays in the history. Raises NotFound."""
+    found = read_ref(store, dataset, tag)
+    if found is None:
+        resolve(store, dataset, tag)  # raises NotFound, which names what there is
+        raise NotFound(f"the tag {dataset}@{tag}", "this is a version id, not a tag", "name a tag")
+    _keep(store, found)
+    stores.delete(store, ref_key(dataset, tag))
+    return found
+
+
+def history(store: Store, dataset: str, tag: str = LATEST) -> list[Ref]:
+    """Every version that a tag has named in this store, oldest first, with the moment it came to name it."""
+    prefix = history_prefix(dataset, tag)
+    keys = [info.key for info in stores.list_objects(store, prefix)]
+    found = {ref.moved_ns: ref for ref in (from_json(stores.get(store, key), key) for key in keys)}
+    now = read_ref(store, dataset, tag)
+    if now is not None:
+        found[now.moved_ns] = now
+    if not found:
+        resolve(store, dataset, tag)  # raises NotFound, which names what there is
+    return [found[moved_ns] for moved_ns in sorted(found)]
+
+
+def was_at(store: Store, dataset: str, tag: str, at_ns: int) -> Ref:
+    """What a tag named at a moment (ns since 1970 UTC). Raises NotFound when it named nothing yet."""
+    before = [ref for ref in history(store, dataset, tag) if ref.moved_ns <= at_ns]
+    if not before:
+        raise NotFound(
+            f"{dataset}@{tag} at that moment", "the tag is younger", f"see `outlap history {dataset}@{tag}`"
+        )
+    return before[-1]
 
 
 def tag_version(store: Store, dataset: str, version: str, origin: Mapping[str, Any]) -> Ref:
@@ -137,7 +207,9 @@ def tag_version(store: Store, dataset: str, version: str, origin: Mapping[str, A
         for ref in known:
             if ref.version == version:
                 return ref
-        highest = max((int(ref.tag[1:]) for ref in known), default=0)
+        # a number that was deleted is not given again: it would name two versions in people's notes
+        gone = [tag for tag in stores.list_folders(store, f"history/{dataset}/") if NUMBERED.fullmatch(tag)]
+        highest = max((int(tag[1:]) for tag in (*gone, *(ref.tag for ref in known))), default=0)
         made = Ref(dataset, f"v{highest + 1}", version, time.time_ns(), dict(origin))
         if write_ref(store, made):
             return made

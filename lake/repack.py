@@ -8,7 +8,7 @@ and the store keeps bytes that the version does not need. Packs that were publis
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake import stores
+from lake import leases, stores
 from lake.canonical import blake3_hex
 from lake.errors import Corrupt
 from lake.manifests import put_locations
@@ -44,11 +44,11 @@ class Repacked:
 
 
 def sparse_packs(available: Available, share: float = SHARE) -> tuple[PackUse, ...]:
-    """The packs of which a version needs less than that share of the bytes."""
+    """The packs of which a version needs less than that share: its files, each with the header and the gap it has in a pack."""
     return tuple(
         use
         for use in available.packs
-        if use.bytes < share * use.size and use.size > ALIGN and use.id not in available.assembled
+        if use.bytes + 2 * ALIGN * use.files < share * use.size and use.id not in available.assembled
     )
 
 
@@ -68,8 +68,22 @@ def repack(
 
     progress(bytes done, bytes in all). Raises NotFound, Corrupt when a file's bytes are not those of its content id.
     """
-    before = read_available(store, version)
-    sparse = sparse_packs(before, share)
+    with leases.writing(store, f"the repack of {version[:12]}"):
+        before = read_available(store, version)
+        return _repack(store, before, sparse_packs(before, share), scratch, progress)
+
+
+def repack_without(store: Store, version: str, packs: Collection[str], scratch: Path) -> Repacked:
+    """The same for exactly these packs, however much of them is used: so that they can be deleted."""
+    with leases.writing(store, f"the repack of {version[:12]}"):
+        before = read_available(store, version)
+        return _repack(store, before, tuple(use for use in before.packs if use.id in packs), scratch, None)
+
+
+def _repack(
+    store: Store, before: Available, sparse: Sequence[PackUse], scratch: Path, progress: Progress | None
+) -> Repacked:
+    version = before.version
     if not sparse:
         return Repacked(version, len(before.packs), len(before.packs), (), 0, 0)
     scratch.mkdir(parents=True, exist_ok=True)

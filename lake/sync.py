@@ -16,7 +16,7 @@ from threading import Lock
 
 from blake3 import blake3
 
-from lake import manifests, refs, stores
+from lake import leases, manifests, refs, stores
 from lake.assemblies import refuse_assembled
 from lake.errors import Conflict, Corrupt, LakeError
 from lake.packs import pack_key
@@ -142,6 +142,13 @@ def sync(
 
     progress(done bytes, total bytes). Raises NotFound, StoreDown; Conflict when another process syncs through the same scratch.
     """
+    with leases.writing(target, f"the sync of {dataset}@{ref}"):
+        return _sync(source, target, dataset, ref, scratch, progress)
+
+
+def _sync(
+    source: Store, target: Store, dataset: str, ref: str, scratch: Path, progress: Progress | None
+) -> SyncReport:
     started = time.monotonic()
     found = refs.resolve(source, dataset, ref)
     work = plan(source, target, found.version)

@@ -16,6 +16,8 @@ from lake.errors import Explained
 from outlap import show
 from outlap.commands import (
     bench,
+    delete,
+    delete_drive,
     demo,
     derive,
     diff,
@@ -23,6 +25,8 @@ from outlap.commands import (
     down,
     export,
     free,
+    gc,
+    history,
     ingest,
     mount,
     nodes,
@@ -32,6 +36,7 @@ from outlap.commands import (
     quarantine,
     repack,
     residency,
+    retention,
     split,
     status,
     sync,
@@ -54,7 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_STACK, _DATA, _CACHE = "This machine", "Data", "Cache"
+_STACK, _DATA, _KEEP, _CACHE = "This machine", "Data", "Keeping and losing", "Cache"
 app.command("demo", rich_help_panel=_STACK)(demo.demo)
 app.command("up", rich_help_panel=_STACK)(up.up)
 app.command("down", rich_help_panel=_STACK)(down.down)
@@ -73,6 +78,13 @@ app.command("diff", rich_help_panel=_DATA)(diff.diff)
 app.command("verify", rich_help_panel=_DATA)(verify.verify)
 app.command("sync", rich_help_panel=_DATA)(sync.sync)
 app.command("repack", rich_help_panel=_DATA)(repack.repack)
+app.command("history", rich_help_panel=_KEEP)(history.history)
+app.command("rollback", rich_help_panel=_KEEP)(history.rollback)
+app.command("delete", rich_help_panel=_KEEP)(delete.delete)
+app.command("undelete", rich_help_panel=_KEEP)(delete.undelete)
+app.command("retention", rich_help_panel=_KEEP)(retention.retention)
+app.command("gc", rich_help_panel=_KEEP)(gc.gc)
+app.command("delete-drive", rich_help_panel=_KEEP)(delete_drive.delete_drive)
 app.command("warm", rich_help_panel=_CACHE)(warm.warm)
 app.command("free", rich_help_panel=_CACHE)(free.free)
 app.command("pin", rich_help_panel=_CACHE)(pin.pin)

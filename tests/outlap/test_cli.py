@@ -15,6 +15,7 @@ COMMANDS = (
     *("demo", "up", "down", "status", "doctor", "ingest", "publish", "show", "diff", "verify", "sync"),
     *("warm", "free", "pin", "unpin", "mount", "umount", "nodes", "residency"),
     *("derive", "split", "export", "profile", "repack"),
+    *("history", "rollback", "delete", "undelete", "retention", "gc", "delete-drive"),
 )
 
 

@@ -1,0 +1,227 @@
+"""Legal deletion: a drive goes from every version, tag, pack and list of a store, at once and without a grace.
+
+A version never changes: one that holds the drive is published again without it, the tags that move (`latest` and named ones) are
+moved there, its numbered tags are taken away, and it is deleted. Packs that hold the drive's bytes beside others are first packed
+again without them. Every step can be killed and run again. What is not in this store is said in the report.
+
+    deletions/<vehicle>-<drive>-<ns>.json      the report
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake import catalog, leases, manifests, refs, repack, stores, trash, versions
+from lake.errors import Conflict
+from lake.garbage import catalog_packs, needed_keys
+from lake.holdings import held_by, holdings_key, versions_in
+from lake.names import check_part
+from lake.packs import pack_key
+from lake.publish import publish_rows
+from lake.refs import Ref
+from lake.stores import Store
+from lake.versions import available_key, read_available
+
+BETWEEN = "outlap.erasure"
+REST = (
+    "other IDCs: run the same there",
+    "nodes: `outlap free` of the versions named here, then their caches have the bytes no more",
+    "objects that were published in place: delete them in the store they lie in",
+    "exports, back-ups and checkpoints made from these versions: not in reach",
+)
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A version that held the drive. new: the one without it, None when nothing was left. tags: what was moved or taken away."""
+
+    old: str
+    new: str | None
+    files: int
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Erased:
+    """objects: keys that were deleted (in a dry run: that the drive has now); bytes: of these. rest: what this does not reach."""
+
+    vehicle: str
+    drive: str
+    dry_run: bool
+    versions: tuple[Replaced, ...]
+    packs_made_anew: int
+    objects: tuple[str, ...]
+    bytes: int
+    rest: tuple[str, ...] = REST
+
+
+def _own_keys(store: Store, vehicle: str, drive: str) -> dict[str, int]:
+    """Key → size of what is kept under the drive's name."""
+    found: dict[str, int] = {}
+    for prefix in (f"landing/{vehicle}/{drive}/", f"quarantine/{vehicle}/"):
+        found |= {info.key: info.size for info in stores.list_objects(store, prefix)}
+    found = {
+        key: size for key, size in found.items() if f"/{drive}/" in key or key.endswith(f"/{drive}.json")
+    }
+    for date in stores.list_folders(store, f"raw/{vehicle}/"):
+        prefix = f"raw/{vehicle}/{date}/{drive}/"
+        found |= {info.key: info.size for info in stores.list_objects(store, prefix)}
+    for cut in catalog.drives_in(store):
+        if (cut.vehicle, cut.drive) == (vehicle, drive):
+            key = catalog.frames_key(cut.date, cut.vehicle, cut.drive, cut.recipe)
+            info = stores.head(store, key)
+            found |= {key: info.size} if info is not None else {}
+    return found
+
+
+def _is_of(rows: pa.Table, vehicle: str, drive: str) -> pa.ChunkedArray:
+    mine = pc.fill_null(pc.equal(rows["drive"], drive), False)
+    if "vehicle" in rows.schema.names and pa.types.is_string(rows.schema.field("vehicle").type):
+        mine = pc.and_(mine, pc.fill_null(pc.equal(rows["vehicle"], vehicle), True))
+    return mine
+
+
+def _packs_of(store: Store, version: str, vehicle: str, drive: str) -> set[str]:
+    """Packs in which a version has files of the drive."""
+    found: set[str] = set()
+    for rows in versions.rows(store, version):
+        found |= set(rows.filter(_is_of(rows, vehicle, drive))["pack"].unique().to_pylist())
+    return found
+
+
+def _tags_of(store: Store, version: str) -> list[Ref]:
+    names = refs.list_datasets(store)
+    return [ref for name in names for ref in refs.list_refs(store, name) if ref.version == version]
+
+
+def erase_drive(store: Store, vehicle: str, drive: str, scratch: Path, *, dry_run: bool = True) -> Erased:
+    """Delete a drive for good. Raises NotFound, StoreDown, Conflict; then run it again: what was done stays done.
+
+    A drive is found by the columns `drive` and `vehicle` of rows; where rows have no vehicle, by `drive` alone.
+    """
+    check_part("the vehicle", vehicle)
+    check_part("the drive", drive)
+    holdings = held_by(store, drive, vehicle)
+    held = sorted({holding.version for holding in holdings})
+    packs: set[str] = set()
+    for version in held:
+        packs |= _packs_of(store, version, vehicle, drive)
+    for cut in catalog.drives_in(store):
+        if (cut.vehicle, cut.drive) == (vehicle, drive):
+            table = catalog.read_frames(store, cut.date, vehicle, drive, cut.recipe)
+            packs |= set(table["pack"].unique().to_pylist())
+    own = _own_keys(store, vehicle, drive)
+    files = {version: sum(one.files for one in holdings if one.version == version) for version in held}
+    if dry_run:
+        tags = {
+            version: tuple(f"{ref.dataset}@{ref.tag}" for ref in _tags_of(store, version)) for version in held
+        }
+        sizes = own | {
+            pack_key(pack): info.size for pack in packs if (info := stores.head(store, pack_key(pack)))
+        }
+        replaced = tuple(Replaced(version, None, files[version], tags[version]) for version in held)
+        return Erased(vehicle, drive, True, replaced, 0, tuple(sorted(sizes)), sum(sizes.values()))
+    done = {version: _replace(store, version, vehicle, drive) for version in held}
+    replaced = tuple(
+        Replaced(version, done[version][0], files[version], done[version][1]) for version in held
+    )
+    for ref in refs.list_refs(store, BETWEEN):
+        stores.delete(store, refs.ref_key(BETWEEN, ref.tag))
+    made_anew = _free_packs(store, set(held), packs, scratch)
+    objects = _delete(store, set(held), packs, own, scratch)
+    report = Erased(vehicle, drive, False, replaced, made_anew, tuple(sorted(objects)), sum(objects.values()))
+    key = f"deletions/{vehicle}-{drive}-{time.time_ns():019d}.json"
+    stores.put(store, key, json.dumps(asdict(report), indent=1).encode())
+    return report
+
+
+def _replace(store: Store, version: str, vehicle: str, drive: str) -> tuple[str | None, tuple[str, ...]]:
+    """Move or take away every tag of a version, also in the trash; (the version without the drive, the tags)."""
+    tags = _tags_of(store, version)
+    new = _without(store, version, vehicle, drive) if tags else None
+    for ref in tags:
+        if new is not None:
+            numbered = refs.tag_version(
+                store, ref.dataset, new, {"by": "outlap delete-drive", "was": version}
+            )
+            if not refs.NUMBERED.fullmatch(ref.tag):
+                refs.move_ref(store, Ref(ref.dataset, ref.tag, new, numbered.at_ns, numbered.origin))
+                continue
+        refs.remove_ref(store, ref.dataset, ref.tag)
+    for item in trash.trashed(store):
+        if item.ref.version == version:
+            stores.delete(store, item.key)
+    return new, tuple(f"{ref.dataset}@{ref.tag}" for ref in tags)
+
+
+def _without(store: Store, version: str, vehicle: str, drive: str) -> str | None:
+    """The version without the drive, published under a name of its own until its tags are there; None when nothing is left."""
+    root = manifests.read_root(store, version)
+    rows = (part.filter(pc.invert(_is_of(part, vehicle, drive))) for part in versions.rows(store, version))
+    left = (part for part in rows if part.num_rows)
+    first = next(left, None)
+    if first is None:
+        return None
+    batches = itertools.chain([first], left)
+    return publish_rows(store, BETWEEN, batches, _schema(root), {}, identity=root.identity).version
+
+
+def _schema(root: manifests.Root) -> pa.Schema:
+    kinds = {str(kind): kind for kind in (*manifests.TAG_TYPES.values(), pa.int32())}
+    columns = [(name, kinds[kind]) for name, kind in root.columns]
+    return pa.schema([*columns, ("pack", pa.string()), ("offset", pa.int64())])
+
+
+def _free_packs(store: Store, held: set[str], packs: set[str], scratch: Path) -> int:
+    """Versions that stay get their files out of the packs that hold the drive; how many packs that made."""
+    made = 0
+    for version in versions_in(store):
+        if version in held:
+            continue
+        there = read_available(store, version)
+        mine = {use.id for use in there.packs if use.id not in there.assembled} & packs
+        if mine:
+            before = {use.id for use in read_available(store, version).packs}
+            repack.repack_without(store, version, mine, scratch)
+            made += len({use.id for use in read_available(store, version).packs} - before)
+    return made
+
+
+def _delete(
+    store: Store, held: set[str], packs: set[str], own: dict[str, int], scratch: Path
+) -> dict[str, int]:
+    """Delete the drive's objects, and what the versions that held it need and no other does; key → size."""
+    with leases.deleting(store) as writers:
+        if writers:
+            raise Conflict(
+                "the deletion of a drive",
+                f"{writers[0]} is running in this store",
+                "run it again when that has ended",
+            )
+        found = dict(own)
+        for key in [key for key in own if key.startswith(catalog.PREFIX)]:
+            stores.delete(store, key)  # before what it points at
+        gone = needed_keys(store, held) | {pack_key(pack) for pack in packs}
+        stay = needed_keys(store, set(versions_in(store)) - held) | catalog_packs(store, scratch)
+        both = gone & stay & {pack_key(pack) for pack in packs}
+        if both:
+            raise Conflict(
+                min(both),
+                "another drive's catalogue or version is in the same pack",
+                "delete that drive with it",
+            )
+        for key in (*(available_key(version) for version in held), *sorted(gone - stay), *own):
+            info = stores.head(store, key)
+            if info is not None:
+                found[key] = info.size
+                stores.delete(store, key)
+        for version in held:
+            stores.delete(store, holdings_key(version))
+    return found

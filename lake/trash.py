@@ -1,0 +1,134 @@
+"""Trash: tags that were deleted, for a time of grace. What a tag in the trash names is kept as if the tag were there.
+
+    trash/refs/<dataset>/<tag>/<when it was deleted, ns>.json       the ref as it was
+    retention/<dataset>.json                                        which numbered tags may go there by themselves
+
+A tag leaves by `undelete`, or by garbage collection after the grace; only then can bytes become garbage (lake/garbage.py).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+
+from lake import refs, stores
+from lake.canonical import read_json
+from lake.errors import Conflict, Corrupt, NotFound, Refused
+from lake.names import check_dataset, check_tag
+from lake.refs import Ref
+from lake.stores import Store
+
+PREFIX = "trash/refs/"
+GRACE_DAYS = 14.0
+DAY_NS = 86_400 * 10**9
+
+
+@dataclass(frozen=True)
+class Trashed:
+    """A tag in the trash. deleted_ns: since 1970 UTC."""
+
+    key: str
+    deleted_ns: int
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Numbered tags that are neither among the `last` newest nor younger than `days` go to the trash.
+
+    Other tags stay, and so do numbered tags of a version that another tag names.
+    """
+
+    last: int
+    days: float
+
+
+def delete_tag(store: Store, dataset: str, tag: str) -> Trashed:
+    """Put a tag into the trash: the entry first, so that its version is needed at every moment. Raises NotFound."""
+    found = refs.read_ref(store, dataset, tag)
+    if found is None:
+        refs.remove_ref(store, dataset, tag)  # raises NotFound, which names what there is
+        raise NotFound(f"the tag {dataset}@{tag}", "it came and went", "run it again")
+    now = time.time_ns()
+    key = f"{PREFIX}{check_dataset(dataset)}/{check_tag(tag)}/{now:019d}.json"
+    stores.put(store, key, refs.to_json(found))
+    refs.remove_ref(store, dataset, tag)
+    return Trashed(key, now, found)
+
+
+def trashed(store: Store, dataset: str | None = None) -> list[Trashed]:
+    """What is in the trash, oldest first."""
+    prefix = PREFIX if dataset is None else f"{PREFIX}{check_dataset(dataset)}/"
+    found = []
+    for info in stores.list_objects(store, prefix):
+        moment = info.key.rpartition("/")[2].removesuffix(".json")
+        if not moment.isdigit():
+            raise Corrupt(info.key, "it is no entry of the trash", "delete it")
+        found.append(Trashed(info.key, int(moment), refs.from_json(stores.get(store, info.key), info.key)))
+    return sorted(found, key=lambda item: item.deleted_ns)
+
+
+def undelete(store: Store, dataset: str, tag: str) -> Ref:
+    """Bring a tag back as it was deleted last. Raises NotFound (it is not in the trash), Conflict (it names another version now)."""
+    mine = [item for item in trashed(store, dataset) if item.ref.tag == tag]
+    if not mine:
+        others = ", ".join(item.ref.tag for item in trashed(store, dataset)) or "nothing"
+        raise NotFound(
+            f"{dataset}@{tag} in the trash",
+            f"of {dataset} there is: {others}",
+            "see `outlap undelete --list`",
+        )
+    ref = mine[-1].ref
+    if not refs.write_ref(store, ref):
+        known = refs.read_ref(store, dataset, tag)
+        if known is not None and known.version != ref.version:
+            raise Conflict(
+                f"undelete {dataset}@{tag}",
+                f"the tag names {known.version[:12]} now, the trash {ref.version[:12]}",
+                f"move it with `outlap rollback {dataset}@{tag} --to {ref.version[:12]}`",
+            )
+    stores.delete(store, mine[-1].key)
+    return ref
+
+
+def retention_key(dataset: str) -> str:
+    return f"retention/{check_dataset(dataset)}.json"
+
+
+def set_retention(store: Store, dataset: str, rule: Retention | None) -> None:
+    """None: keep all. Raises Refused for a rule that keeps nothing."""
+    if rule is None:
+        stores.delete(store, retention_key(dataset))
+        return
+    if rule.last < 1 or rule.days < 0:
+        raise Refused(f"the retention of {dataset}", "it keeps one version at least, and no negative days")
+    stores.put(store, retention_key(dataset), json.dumps(asdict(rule)).encode())
+
+
+def read_retention(store: Store, dataset: str) -> Retention | None:
+    try:
+        value = read_json(stores.get(store, retention_key(dataset)), retention_key(dataset))
+        return Retention(int(value["last"]), float(value["days"]))
+    except NotFound:
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupt(retention_key(dataset), f"it is no rule: {error!r}", "set it again") from error
+
+
+def past_retention(store: Store, now_ns: int) -> list[Ref]:
+    """The numbered tags that the rules of their datasets no longer keep."""
+    found = []
+    for dataset in refs.list_datasets(store):
+        rule = read_retention(store, dataset)
+        if rule is None:
+            continue
+        known = refs.list_refs(store, dataset)
+        numbered = [ref for ref in known if refs.NUMBERED.fullmatch(ref.tag)]
+        named = {ref.version for ref in known if not refs.NUMBERED.fullmatch(ref.tag)}
+        found += [
+            ref
+            for ref in numbered[: -rule.last]
+            if ref.at_ns < now_ns - rule.days * DAY_NS and ref.version not in named
+        ]
+    return found
