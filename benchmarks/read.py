@@ -50,7 +50,7 @@ Rates = Mapping[tuple[str, str, int, str], Sequence[float]]  # (kind, cold or ho
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. reads_s: seconds after which no round of reads begins; hot_s: seconds of a hot read."""
+    """How much is measured. reads_s, walks_s: seconds after which no round of them begins; hot_s: seconds of a hot read."""
 
     frames: int
     small: int
@@ -58,6 +58,7 @@ class Size:
     rounds: int
     reads_s: float
     rounds_of_walks: int
+    walks_s: float
     rounds_of_warms: int
     hot_s: float
     first_reads: int
@@ -68,8 +69,9 @@ FULL = Size(
     small=10_000,
     tree=200_000,
     rounds=12,
-    reads_s=240,
+    reads_s=200,
     rounds_of_walks=3,
+    walks_s=60,
     rounds_of_warms=5,
     hot_s=0.4,
     first_reads=1_500,
@@ -81,6 +83,7 @@ QUICK = Size(
     rounds=1,
     reads_s=0,
     rounds_of_walks=1,
+    walks_s=0,
     rounds_of_warms=1,
     hot_s=0.05,
     first_reads=100,
@@ -181,16 +184,18 @@ def _run(stack: ExitStack, size: Size, disk: Path, memory: Path) -> Report:
         pack = datasets.pack_paths(versions["frames"], cache)[0]
         trees = walks.open_trees(mounts, program, size.tree, disk / "tree", pack, redis, say)
         datasets.settle()
-        walked = walks.measure(program, trees, size.tree, size.rounds_of_walks, say)
+        walked = walks.measure(program, trees, size.tree, size.rounds_of_walks, size.walks_s, say)
     rows += walks.rows(walked, size.tree, base)
     database = f"{redis}/0" if redis is not None else None
     warmed = warmup.measure(versions["frames"], disk, memory, database, size.rounds_of_warms, say)
     rows += warmup.rows(warmed, versions["frames"].files.bytes, base)
     machine = report.machine(_versions(base, with_juicefs, with_rclone))
     machine["load when it began and ended"] = f"{load:.1f}, {os.getloadavg()[0]:.1f}"
-    rounds = max(map(len, rates.values()))
+    rounds, walk_rounds = max(map(len, rates.values())), max(map(len, walked.seconds.values()))
     plots = (*_plots(rates, names), _walk_plot(walked, size.tree))
-    return Report("outlap bench read", machine, tuple(rows), _notes(size, versions, rounds), plots)
+    return Report(
+        "outlap bench read", machine, tuple(rows), _notes(size, versions, rounds, walk_rounds), plots
+    )
 
 
 def _publish(size: Size, disk: Path) -> dict[str, Version]:
@@ -286,7 +291,7 @@ def _versions(base: str, with_juicefs: bool, with_rclone: bool) -> dict[str, str
     return found
 
 
-def _notes(size: Size, versions: Mapping[str, Version], rounds: int) -> tuple[str, ...]:
+def _notes(size: Size, versions: Mapping[str, Version], rounds: int, walk_rounds: int) -> tuple[str, ...]:
     files = "; ".join(
         f"{len(v.files.names):,} {KINDS[kind]}, {v.files.bytes / len(v.files.names) / 1000:.1f} kB in the mean, "
         f"in {len(v.want.packs)} packs"
@@ -294,7 +299,7 @@ def _notes(size: Size, versions: Mapping[str, Version], rounds: int) -> tuple[st
     )
     return (
         f"{files}; the tree of the walks has {size.tree:,} empty files in folders of {walks.IN_A_FOLDER}.",
-        f"Medians of {rounds} rounds (walks {size.rounds_of_walks}, warm-up {size.rounds_of_warms}), in which the systems take "
+        f"Medians of {rounds} rounds (walks {walk_rounds}, warm-up {size.rounds_of_warms}), in which the systems take "
         f"turns, all at priority {PRIORITY}; daemons take part in one round of {systems.DAEMONS_EVERY}, rclone in one of "
         f"{systems.RCLONE_EVERY} with a tenth of the files. A ratio is this row to what it is against.",
         "The reader is a small C program (benchmarks/reader.c): open, fstat, read to the end, close, in random order.",

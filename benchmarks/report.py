@@ -117,15 +117,18 @@ def cells(row: Row) -> tuple[str, ...]:
     return (row.name, number(row.value), row.unit, row.against or "", ratio, row.goal or "", met)
 
 
+def _markdown_table(rows: Sequence[Row]) -> list[str]:
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|--:|---|---|--:|---|---|"]
+    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in rows]
+
+
 def to_markdown(report: Report, picture: str | None = None) -> str:
-    """A section: machine, table, notes. picture: file name of the plot, beside the page."""
+    """A page: machine, what has a goal, every figure, notes. picture: file name of the plot, beside the page."""
     lines = [f"# {report.title}", ""]
     lines += [f"- {name}: {value}" for name, value in report.machine.items()]
-    lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---|--:|---|---|--:|---|---|"]
-    lines += [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in report.rows
-    ]
-    lines += ["", *(f"- {note}" for note in report.notes)]
+    lines += ["", "## Next to the goals", "", *_markdown_table([row for row in report.rows if row.goal])]
+    lines += ["", "## Every figure", "", *_markdown_table(report.rows)]
+    lines += ["", "## How it was measured", "", *(f"- {note}" for note in report.notes)]
     if picture is not None:
         lines += ["", f"![{report.title}]({picture})"]
     return "\n".join(lines).rstrip() + "\n"

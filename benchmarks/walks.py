@@ -116,8 +116,13 @@ def _find(folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def measure(program: Path, found: Sequence[System], count: int, rounds: int, say: Say) -> Walked:
-    """Each walk of each tree, cold and then hot, in turns. Raises Unmeasured when a tree does not have all its files."""
+def measure(
+    program: Path, found: Sequence[System], count: int, rounds: int, seconds: float, say: Say
+) -> Walked:
+    """Each walk of each tree, cold and then hot, in turns; no round begins after so many seconds.
+
+    Raises Unmeasured when a tree does not have all its files.
+    """
 
     def walk(verb: str, folder: Path) -> float:
         if verb == "find":
@@ -128,7 +133,10 @@ def measure(program: Path, found: Sequence[System], count: int, rounds: int, say
         return seen.seconds
 
     walked = Walked()
+    ends = time.monotonic() + seconds
     for turn in range(rounds):
+        if turn and time.monotonic() > ends:
+            break
         say(f"walks, round {turn + 1} of {rounds}")
         for verb in WALKS:
             for system in _turned(found, turn):
