@@ -24,7 +24,7 @@ import trio
 
 from cacheengine import mountapi
 from cacheengine.errors import MountFailed
-from cacheengine.image import MTIME_NS
+from cacheengine.image import PLAIN, Attributes
 from lake.errors import Explained, NotFound
 
 BLOCK = 4096
@@ -92,18 +92,20 @@ class Work:
         self.counters.bytes += size
 
 
-def attributes(inode: int, size: int, is_dir: bool, nlink: int = 1) -> pyfuse3.EntryAttributes:
+def attributes(
+    inode: int, size: int, is_dir: bool, nlink: int = 1, same: Attributes = PLAIN
+) -> pyfuse3.EntryAttributes:
     """What stat shows: the same as in an EROFS view."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(inode)
     entry.generation = 0
-    entry.st_mode = pyfuse3.ModeT((stat.S_IFDIR | 0o555) if is_dir else (stat.S_IFREG | 0o444))
+    entry.st_mode = pyfuse3.ModeT(stat.S_IFDIR | same.folder_mode if is_dir else stat.S_IFREG | same.mode)
     entry.st_nlink = nlink
-    entry.st_uid = entry.st_gid = 0
+    entry.st_uid, entry.st_gid = same.uid, same.gid
     entry.st_size = size
     entry.st_blksize = BLOCK
     entry.st_blocks = -(-size // BLOCK) * (BLOCK // 512)
-    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = MTIME_NS
+    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = same.mtime_ns
     entry.entry_timeout = entry.attr_timeout = FOREVER_S
     return entry
 

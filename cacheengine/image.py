@@ -36,7 +36,7 @@ FEATURE_CHUNKED, FEATURE_DEVICES = 0x4, 0x8
 SLOT_OFFSET = 9  # the device table follows the superblock: (1024 + 128) / 128
 MOST_DEVICES = 65535  # 16 bits in the superblock and in a chunk index
 # layout << 1 | version: 4 is chunk-based, 0 flat; version 0 is the 32-byte inode, 1 the 64-byte one
-COMPACT_CHUNKED, EXTENDED_CHUNKED, EXTENDED_FLAT = 4 << 1, 4 << 1 | 1, 1
+COMPACT_CHUNKED, EXTENDED_CHUNKED, EXTENDED_FLAT = 8, 9, 1
 # chunk indexes (0x20) and log2(blocks of a chunk): one chunk covers every file of that inode form (4 GiB, 8 TiB)
 CHUNK_COMPACT, CHUNK_EXTENDED = 0x20 | 20, 0x20 | 31
 TYPE_FILE, TYPE_DIR = 1, 2
@@ -63,11 +63,9 @@ _EXTENDED = _form(
     "format <u2, xattrs <u2, mode <u2, rest <u2, size <u8, chunk <u4, ino <u4, uid <u4, gid <u4, mtime <u8, mtime_ns <u4,"
     "nlink <u4, rest2 V16," + _INDEX
 )
-_UNIT = 32
-_COMPACT_UNITS, _EXTENDED_UNITS, _DIR_UNITS = 2, 3, 2
+_UNIT, _COMPACT_UNITS, _EXTENDED_UNITS, _DIR_UNITS = 32, 2, 3, 2
 _ENTRY = _form("nid <u8, name <u2, type u1, rest u1")
-# nid 0 would be inode number 0, which readers of directories skip
-_ROOT_NID = 2
+_ROOT_NID = 2  # 0 would be inode number 0, which readers of directories skip
 
 Ints = npt.NDArray[np.int64]
 
@@ -83,12 +81,19 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Attributes:
-    """What all files and directories have in common."""
+    """What all files and directories share. mode: permissions of files; directories have x where these have r."""
 
-    uid: int
-    gid: int
-    mode: int
-    mtime_ns: int
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o444
+    mtime_ns: int = MTIME_NS
+
+    @property
+    def folder_mode(self) -> int:
+        return self.mode | (self.mode & 0o444) >> 2
+
+
+PLAIN = Attributes()
 
 
 @dataclass
@@ -135,7 +140,7 @@ def build_image(
     """Write the image of all rows to `out`, atomically.
 
     tables: path (str), size, pack (id), offset (bytes, a multiple of 4096); sorted by the bytes of path over all tables; other
-    columns are ignored. packs: ids in the order in which they will be given as devices. mode: of files; directories are 0555.
+    columns are ignored. packs: ids in the order in which they will be given as devices. mode: of files (see Attributes).
     Raises Refused (a path or location that cannot be shown, too many packs) and Corrupt (rows out of order, an unknown pack).
     """
     if len(packs) > MOST_DEVICES:
@@ -195,9 +200,8 @@ def split_paths(paths: pa.Array) -> tuple[pa.Array, pa.Array]:
     bad = pc.match_substring_regex(paths.cast(pa.string()), _BAD_PATH)
     if paths.null_count or pc.any(bad).as_py():
         row = pc.index(pc.fill_null(bad, True), True).as_py()
-        raise Refused(
-            f"the path {paths[row].as_py()!r:.200}", "it is no plain relative path", "correct the dataset"
-        )
+        what = f"the path {paths[row].as_py()!r:.200}"
+        raise Refused(what, "it is no plain relative path", "correct the dataset")
     paths = paths.cast(pa.binary())
     _, offsets_buffer, data_buffer = paths.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int32)[paths.offset : paths.offset + len(paths) + 1]
@@ -211,9 +215,8 @@ def split_paths(paths: pa.Array) -> tuple[pa.Array, pa.Array]:
     part_starts, part_ends = np.concatenate([starts, slashes + 1]), np.concatenate([slashes, ends])
     longest = np.sort(part_ends) - np.sort(part_starts)
     if (len(starts) and (ends - starts).max() > LONGEST_PATH) or (longest > LONGEST_NAME).any():
-        raise Refused(
-            "a path of the dataset", f"over {LONGEST_PATH} bytes, or a part over {LONGEST_NAME}", "shorten it"
-        )
+        why = f"over {LONGEST_PATH} bytes, or a part over {LONGEST_NAME}"
+        raise Refused("a path of the dataset", why, "shorten it")
     edges = np.zeros(len(data) + 1, np.int8)
     edges[name_starts] += 1
     edges[ends] -= 1  # where a name follows a name the two cancel out
@@ -228,9 +231,8 @@ def _add_batch(build: _Build, batch: pa.RecordBatch) -> None:
     directories, names = split_paths(batch["path"])
     paths = batch["path"].cast(pa.binary())
     if not _ascending(paths) or paths[0].as_py() <= build.last:
-        raise Corrupt(
-            "the rows of the view", "their paths are not in ascending order, each once", "publish again"
-        )
+        why = "their paths are not in ascending order, each once"
+        raise Corrupt("the rows of the view", why, "publish again")
     build.last = paths[-1].as_py()
     sizes, devices, blocks = _locations(build, batch)
     extended = (sizes >= 1 << 32) | (build.attributes.uid > 0xFFFF) | (build.attributes.gid > 0xFFFF)
@@ -267,9 +269,8 @@ def _locations(build: _Build, batch: pa.RecordBatch) -> tuple[Ints, Ints, Ints]:
     sizes = batch["size"].to_numpy().astype(np.int64)
     offsets = batch["offset"].to_numpy().astype(np.int64)
     if (sizes < 0).any() or (offsets < 0).any() or (offsets % BLOCK).any():
-        raise Corrupt(
-            "the rows of the view", "a file has no legal size, or is off a 4 KiB boundary", "publish again"
-        )
+        why = "a file has no legal size, or is off a 4 KiB boundary"
+        raise Corrupt("the rows of the view", why, "publish again")
     if (offsets >= 1 << 43).any() or (sizes > 1 << 43).any():
         raise Refused("the view", "a file or its place in the pack is over 8 TiB", "split it")
     places = devices.to_numpy().astype(np.int64)
@@ -353,7 +354,15 @@ def _finish(build: _Build) -> ImageInfo:
     area_end = -(-(build.meta + build.next_nid * _UNIT) // BLOCK) * BLOCK
     seconds, nanoseconds = divmod(same.mtime_ns, 10**9)
     for nid, size, block, nlink in build.written:
-        head = (EXTENDED_FLAT, 0, stat.S_IFDIR | 0o555, 0, size, area_end // BLOCK + block, nid & 0xFFFFFFFF)
+        head = (
+            EXTENDED_FLAT,
+            0,
+            stat.S_IFDIR | same.folder_mode,
+            0,
+            size,
+            area_end // BLOCK + block,
+            nid & 0xFFFFFFFF,
+        )
         inode = struct.pack("<HHHHQIIIIQII16x", *head, same.uid, same.gid, seconds, nanoseconds, nlink)
         os.pwrite(file.fileno(), inode, build.meta + nid * _UNIT)
     build.directories.seek(0)
@@ -368,7 +377,7 @@ def _finish(build: _Build) -> ImageInfo:
         for pack, end in zip(build.packs.to_pylist(), build.ends.tolist(), strict=True)
     )
     superblock = struct.pack(
-        "<IIIBBHQQIIII16s16sIHHHBBIQ24x",
+        "<IIIBBHQQIIII32xIHHH38x",
         MAGIC,
         0,
         0,
@@ -381,16 +390,10 @@ def _finish(build: _Build) -> ImageInfo:
         blocks,
         build.meta // BLOCK,
         0,
-        b"",
-        b"",
         FEATURE_CHUNKED | (FEATURE_DEVICES if table else 0),
         0,
         len(build.packs),
         SLOT_OFFSET if table else 0,
-        0,
-        0,
-        0,
-        0,
     )
     os.pwrite(file.fileno(), superblock + table, 1024)
     return ImageInfo(build.files, build.size, inodes)

@@ -26,7 +26,7 @@ import pyfuse3
 from cacheengine import fuseserve
 from cacheengine.errors import FetchFailed
 from cacheengine.fuseserve import Work
-from cacheengine.image import split_paths
+from cacheengine.image import Attributes, split_paths
 from lake.errors import Corrupt
 
 Ints = npt.NDArray[np.int64]
@@ -211,9 +211,9 @@ class TreeFiles(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, tree: Tree, devices: Devices, work: Work) -> None:
+    def __init__(self, tree: Tree, devices: Devices, work: Work, same: Attributes) -> None:
         super().__init__()
-        self._tree, self._devices, self._work = tree, devices, work
+        self._tree, self._devices, self._work, self._same = tree, devices, work, same
         self._first_file = len(tree.dir_paths) + 1
         self._subdirs = np.bincount(tree.dir_parent[1:], minlength=len(tree.dir_paths))
         self._listings: dict[int, tuple[list[bytes], list[int]]] = {}
@@ -222,8 +222,10 @@ class TreeFiles(pyfuse3.Operations):
 
     def _attributes(self, inode: int) -> pyfuse3.EntryAttributes:
         if inode < self._first_file:
-            return fuseserve.attributes(inode, 0, is_dir=True, nlink=2 + int(self._subdirs[inode - 1]))
-        return fuseserve.attributes(inode, int(self._tree.size[inode - self._first_file]), is_dir=False)
+            nlink = 2 + int(self._subdirs[inode - 1])
+            return fuseserve.attributes(inode, 0, is_dir=True, nlink=nlink, same=self._same)
+        size = int(self._tree.size[inode - self._first_file])
+        return fuseserve.attributes(inode, size, is_dir=False, same=self._same)
 
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
@@ -292,6 +294,7 @@ def serve(
     rows: Path,
     devices: Sequence[tuple[str, Path]],
     fetchfs: Path | None,
+    same: Attributes,
     mountpoint: Path,
     counters: Path | None = None,
     ready: int | None = None,
@@ -304,7 +307,7 @@ def serve(
     tree = read_tree(rows, [pack for pack, _ in devices])
     opened = Devices([path for _, path in devices], fetchfs)
     opened.check(tree)
-    fuseserve.serve(TreeFiles(tree, opened, work), mountpoint, "outlap-tree", work)
+    fuseserve.serve(TreeFiles(tree, opened, work, same), mountpoint, "outlap-tree", work)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -313,12 +316,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=Path, required=True, help="Parquet: path, size, pack, offset")
     parser.add_argument("--devices", type=Path, required=True, help="JSON list of [pack id, path]")
     parser.add_argument("--fetchfs", type=Path, help="folder of the packs that are not local")
+    parser.add_argument("--uid", type=int, default=0)
+    parser.add_argument("--gid", type=int, default=0)
+    parser.add_argument("--mode", type=lambda text: int(text, 8), default=0o444, help="of files, octal")
     chosen = parser.parse_args(arguments)
+    same = Attributes(chosen.uid, chosen.gid, chosen.mode)
 
     def run() -> None:
         named = json.loads(chosen.devices.read_text(encoding="utf-8"))
         devices = [(pack, Path(path)) for pack, path in named]
-        serve(chosen.rows, devices, chosen.fetchfs, chosen.mountpoint, chosen.counters, chosen.ready_fd)
+        serve(chosen.rows, devices, chosen.fetchfs, same, chosen.mountpoint, chosen.counters, chosen.ready_fd)
 
     return fuseserve.run(run)
 

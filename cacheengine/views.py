@@ -1,4 +1,4 @@
-"""Views: which kind a node can have and why, mounting one, and finding them again after a restart.
+"""Views: mounting one, and finding them again after a restart.
 
 A record (JSON) lies beside the image of each view, written before the mount and removed after it is gone, so that a view is never
 without one. All kinds present the same tree, sizes, times, modes and errors.
@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,14 +24,11 @@ import structlog
 from blake3 import blake3
 
 from cacheengine import mountapi
+from cacheengine.backends import Backend as Backend  # part of what a view says of itself
 from cacheengine.errors import Busy, MountFailed
-from cacheengine.image import build_image, device_sizes
+from cacheengine.image import PLAIN, Attributes, build_image, device_sizes
 from lake.errors import Refused
 
-Backend = Literal["kernel", "loop", "fuse"]
-KERNEL_SINCE, LOOP_SINCE = (6, 12), (5, 16)
-MOST_LOOP_PACKS = 250
-_CAP_SYS_ADMIN = 21
 _STARTS_WITHIN_S = 120
 _ENDS_WITHIN_S = 10
 _LOG_TAIL = 2000
@@ -49,7 +42,8 @@ class ViewPlan:
 
     rows: Parquet with path, size, pack, offset, sorted by path. packs: ids, each with the path of its device in `devices`: the
     pack in the cache when every member that the rows name is resident, else `<fetchfs>/<pack id>.tar`. state: folder for
-    images and records, on a plain disk file system. fetchfs: its mount point (None when all packs are local).
+    images and records, on a plain disk file system. fetchfs: its mount point (None when all packs are local). attributes: owner,
+    mode and time of the whole tree.
     """
 
     dataset: str
@@ -61,6 +55,7 @@ class ViewPlan:
     devices: tuple[Path, ...]
     state: Path
     fetchfs: Path | None = None
+    attributes: Attributes = PLAIN
 
 
 @dataclass(frozen=True)
@@ -79,80 +74,9 @@ class View:
     devices: tuple[Path, ...]
     packs_local: int
     at_ns: int
+    attributes: Attributes = PLAIN
     pid: int | None = None
     mounted: bool = True
-
-
-def _release() -> tuple[int, int]:
-    major, minor, *_ = (*platform.release().split("."), "0", "0")
-    digits = "".join(c for c in minor if c.isdigit())
-    return int(major) if major.isdigit() else 0, int(digits or 0)
-
-
-def _is_admin() -> bool:
-    """CAP_SYS_ADMIN, and not merely inside a user name space."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-        whole = Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", "4294967295"]
-    except (OSError, StopIteration):
-        return False
-    return whole and bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
-
-
-def _why_not(backend: Backend, scratch: Path, packs: int) -> str | None:
-    """Why this machine cannot have such a view; None when it was tried and works."""
-    if backend == "fuse":
-        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-            return "/dev/fuse is missing or not ours to open"
-        return None if os.geteuid() == 0 or shutil.which("fusermount3") else "fusermount3 is missing"
-    since = KERNEL_SINCE if backend == "kernel" else LOOP_SINCE
-    if _release() < since:
-        return f"Linux {platform.release()} is older than {since[0]}.{since[1]}"
-    if not _is_admin():
-        return "no CAP_SYS_ADMIN"
-    if backend == "loop" and packs > MOST_LOOP_PACKS:
-        return f"{packs} packs, and loop devices are for up to {MOST_LOOP_PACKS}"
-    try:
-        with tempfile.TemporaryDirectory(dir=scratch, prefix="probe-") as folder:
-            image = Path(folder) / "empty.erofs"
-            build_image(image, [], [])
-            (mountapi.probe_erofs if backend == "kernel" else mountapi.probe_loop)(image)
-    except (MountFailed, OSError) as error:
-        return error.why if isinstance(error, MountFailed) else str(error)
-    return None
-
-
-_GOOD = {
-    "kernel": f"Linux {platform.release()} mounts packs itself: reads need no process of ours",
-    "loop": "packs on loop devices, direct I/O: reads need no process of ours",
-    "fuse": "a pyfuse3 daemon serves the tree",
-}
-
-
-def choose_backend(asked: str = "auto", scratch: Path | None = None, packs: int = 0) -> tuple[Backend, str]:
-    """(the kind of view that this machine gets, why), by trying. scratch: a folder on the disk where views will lie.
-
-    packs: how many the view will have. Raises Refused for an unknown kind, MountFailed when what was asked is not possible.
-    """
-    place = scratch or Path(tempfile.gettempdir())
-    if asked != "auto":
-        if asked not in get_args(Backend):
-            raise Refused(f"the backend {asked!r}", "it is none", "use auto, kernel, loop or fuse")
-        chosen = cast(Backend, asked)
-        cause = _why_not(chosen, place, packs)
-        if cause is not None:
-            raise MountFailed(f"a {chosen} view", cause, "use --backend auto, or see `outlap doctor`")
-        return chosen, f"asked for; {_GOOD[chosen]}"
-    causes: list[str] = []
-    for backend in cast(tuple[Backend, ...], get_args(Backend)):
-        cause = _why_not(backend, place, packs)
-        if cause is None:
-            return backend, "; ".join([_GOOD[backend], *causes])
-        causes.append(f"not {backend}: {cause}")
-    raise MountFailed(
-        "a view", "; ".join(causes), "give the container /dev/fuse, or the node agent CAP_SYS_ADMIN"
-    )
 
 
 def _record(state: Path, target: Path) -> Path:
@@ -171,7 +95,7 @@ def _read(path: Path) -> View:
     values = json.loads(path.read_text(encoding="utf-8"))
     values.update(target=Path(values["target"]), rows=Path(values["rows"]), packs=tuple(values["packs"]))
     values.update(devices=tuple(map(Path, values["devices"])), rows_seen=tuple(values["rows_seen"]))
-    return View(**values)
+    return View(**{**values, "attributes": Attributes(**values.get("attributes", {}))})
 
 
 def find_view(target: Path, state: Path) -> View | None:
@@ -224,7 +148,8 @@ def _prepare_target(target: Path, known: View | None) -> None:
 def _build(image: Path, plan: ViewPlan) -> None:
     with pq.ParquetFile(plan.rows) as file:
         batches = file.iter_batches(1 << 16, columns=["path", "size", "pack", "offset"])
-        build_image(image, (pa.Table.from_batches([batch]) for batch in batches), plan.packs)
+        tables = (pa.Table.from_batches([batch]) for batch in batches)
+        build_image(image, tables, plan.packs, **asdict(plan.attributes))
 
 
 def _check_devices(sizes: Sequence[int], plan: ViewPlan) -> None:
@@ -273,6 +198,7 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
             plan.fetchfs is None or not device.is_relative_to(plan.fetchfs) for device in plan.devices
         ),
         at_ns=time.time_ns(),
+        attributes=plan.attributes,
     )
     image = _image(record, view)
     if backend != "fuse" and not image.exists():
@@ -300,8 +226,8 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
 
 
 def _image(record: Path, view: View) -> Path:
-    """Where the image of these rows and packs lies: named by what it was built from, so that an old one is never taken for it."""
-    known = json.dumps([str(view.rows), *view.rows_seen, *view.packs]).encode()
+    """Where its image lies: named by what it is built from, so that an old one is never taken for it."""
+    known = json.dumps([str(view.rows), *view.rows_seen, asdict(view.attributes), *view.packs]).encode()
     return record.with_name(f"{record.stem}-{blake3(known).hexdigest()[:32]}.erofs")
 
 
@@ -353,6 +279,8 @@ def _start_tree(plan: ViewPlan, record: Path) -> int:
     options = ["--rows", str(plan.rows), "--devices", str(devices)]
     if plan.fetchfs is not None:
         options += ["--fetchfs", str(plan.fetchfs)]
+    same = plan.attributes
+    options += ["--uid", str(same.uid), "--gid", str(same.gid), "--mode", f"{same.mode:o}"]
     counters = record.with_suffix(".counters")
     return start_daemon("cacheengine.tree", plan.target, options, record.with_suffix(".log"), counters).pid
 

@@ -217,6 +217,14 @@ class NodeState(Wire):
     store_requests: int = 0
 
 
+class Owner(Wire):
+    """Whose files a view shows, and their permissions; a directory has x where its files have r."""
+
+    uid: int = Field(default=0, ge=0, lt=(1 << 32) - 1)
+    gid: int = Field(default=0, ge=0, lt=(1 << 32) - 1)
+    mode: int = Field(default=0o444, ge=0, le=0o777)
+
+
 class MountRequest(Wire):
     """Asked of an agent: mount `dataset@ref` at `target` (default `<mounts>/<dataset>@<tag>`)."""
 
@@ -225,6 +233,7 @@ class MountRequest(Wire):
     target: str | None = None
     backend: Literal["auto", "kernel", "loop", "fuse"] = "auto"
     only_warm: bool = False
+    owner: Owner = Owner()
 
 
 class MountAnswer(Wire):

@@ -19,14 +19,15 @@ import pyarrow.parquet as pq
 import structlog
 from blake3 import blake3
 
-from cacheengine import metrics, mountapi, packcache, reserving, views
+from cacheengine import backends, metrics, mountapi, packcache, reserving, views
 from cacheengine import wanted as wants
 from cacheengine.agent.state import MountRecord, Node, now_ns, save_mounts
 from cacheengine.errors import Busy
 from cacheengine.have import Mask
+from cacheengine.image import Attributes
 from cacheengine.views import ViewPlan
 from cacheengine.wanted import Want
-from cacheengine.wire import MountAnswer, MountReport, MountRequest
+from cacheengine.wire import MountAnswer, MountReport, MountRequest, Owner
 from lake import refs
 from lake.errors import Explained, NotFound, Refused, StoreDown
 
@@ -56,13 +57,15 @@ def mount(node: Node, request: MountRequest) -> MountAnswer:
                 f"{known.report.dataset}@{known.report.tag}, version {known.report.version[:12]}, is mounted there",
                 "unmount it (`outlap umount`) first",
             )
-        backend, why = views.choose_backend(request.backend, _folder(images(node)))
-        return _mount(
-            node,
-            MountReport(dataset=dataset, tag=tag, version=version, target=str(target), backend=backend),
-            request.only_warm,
-            why,
-        )
+        packs = len(_want(node, version).packs)
+        backend, why = backends.choose_backend(request.backend, _folder(images(node)), packs)
+        report = MountReport(dataset=dataset, tag=tag, version=version, target=str(target), backend=backend)
+        return _mount(node, report, request.only_warm, request.owner, why)
+
+
+def _want(node: Node, version: str) -> Want:
+    views_of = node.config.views
+    return wants.load_want(views_of, version) or wants.save_want(node.store(), views_of, version)
 
 
 def _folder(path: Path) -> Path:
@@ -112,17 +115,19 @@ def _leased(node: Node, record: MountRecord) -> Iterator[None]:
         raise
 
 
-def _mount(node: Node, report: MountReport, only_warm: bool, why: str) -> MountAnswer:
+def _mount(node: Node, report: MountReport, only_warm: bool, owner: Owner, why: str) -> MountAnswer:
     """Make or replace a view. Caller holds node.mounting."""
-    want = wants.load_want(node.config.views, report.version) or wants.save_want(
-        node.store(), node.config.views, report.version
-    )
+    want = _want(node, report.version)
     packs = tuple(part.id for part in want.packs)
     with node.lock:
         before = node.mounts.get(report.target)
     held = set(before.held) if before is not None else set()
     record = MountRecord(
-        report=report, only_warm=only_warm, held=tuple(sorted(held.union(packs))), mounted_ns=now_ns()
+        report=report,
+        only_warm=only_warm,
+        owner=owner,
+        held=tuple(sorted(held.union(packs))),
+        mounted_ns=now_ns(),
     )
     with _leased(node, record):
         masks = {part.pack: packcache.resident(node.cache, part) for part in wants.read_packs(want)}
@@ -145,6 +150,7 @@ def _mount(node: Node, report: MountReport, only_warm: bool, why: str) -> MountA
             devices=tuple(_device(node, pack, sizes[pack], local[pack]) for pack in packs),
             state=images(node),
             fetchfs=node.config.fetchfs if remote else None,
+            attributes=Attributes(owner.uid, owner.gid, owner.mode),
         )
         views.mount_view(report.backend, plan, why)
     with node.space, node.lock:
@@ -290,7 +296,7 @@ def keep_mounted(node: Node) -> None:
             try:
                 why = _why_anew(node, record, restarted)
                 if why is not None:
-                    _mount(node, record.report, record.only_warm, why)
+                    _mount(node, record.report, record.only_warm, record.owner, why)
             except (Explained, OSError) as error:
                 first = first or error
         if first is not None:

@@ -22,6 +22,7 @@ from cacheengine.wire import (
     DesiredVersion,
     Failure,
     MountReport,
+    Owner,
     ResidencyState,
     VersionReport,
     Wire,
@@ -76,6 +77,7 @@ class MountRecord(Wire):
 
     report: MountReport
     only_warm: bool = False
+    owner: Owner = Owner()
     held: tuple[str, ...] = ()
     remote: tuple[str, ...] = ()
     mounted_ns: int = 0

@@ -19,10 +19,22 @@ class Backend(StrEnum):
     fuse = "fuse"
 
 
+MOST_ID = (1 << 32) - 2
+
 Node = Annotated[
     str | None,
     typer.Option("--node", metavar="NAME", help="The node that mounts; default: the first on this machine."),
 ]
+
+
+def _octal(text: int | str) -> int:
+    try:
+        mode = text if isinstance(text, int) else int(text, 8)
+    except ValueError as error:
+        raise typer.BadParameter("permissions are octal, such as 440") from error
+    if not 0 <= mode <= 0o777:
+        raise typer.BadParameter("permissions are 0 to 777")
+    return mode
 
 
 def mount(
@@ -37,10 +49,22 @@ def mount(
     only_warm: Annotated[
         bool, typer.Option("--only-warm", help="Show only files that are resident now.")
     ] = False,
+    uid: Annotated[int, typer.Option("--uid", min=0, max=MOST_ID, help="Owner of the tree.")] = 0,
+    gid: Annotated[int, typer.Option("--gid", min=0, max=MOST_ID, help="Group of the tree.")] = 0,
+    mode: Annotated[
+        int,
+        typer.Option(
+            "--mode",
+            parser=_octal,
+            metavar="OCTAL",
+            help="Permissions of files [default: 444].",
+            show_default=False,
+        ),
+    ] = 0o444,
     as_json: AsJson = False,
 ) -> None:
     """Mount a version on a node as ordinary read-only files. What is not resident is fetched as it is read."""
-    from cacheengine.wire import MountRequest
+    from cacheengine.wire import MountRequest, Owner
     from lake.config import load_config
     from lake.refs import parse
     from outlap.options import agent_of
@@ -49,7 +73,14 @@ def mount(
     name, agent = agent_of(load_config(), node)
     target = str(folder.absolute()) if folder else None
     done = agent.mount(
-        MountRequest(dataset=dataset, ref=ref, target=target, backend=backend.value, only_warm=only_warm)
+        MountRequest(
+            dataset=dataset,
+            ref=ref,
+            target=target,
+            backend=backend.value,
+            only_warm=only_warm,
+            owner=Owner(uid=uid, gid=gid, mode=mode),
+        )
     )
     if as_json:
         show.json_line({"node": name, **done.model_dump()})

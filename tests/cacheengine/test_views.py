@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import pickle
 import shutil
@@ -23,9 +24,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cacheengine import mountapi, views
+from cacheengine import backends, mountapi, views
 from cacheengine.errors import Busy, MountFailed
-from cacheengine.image import MTIME_NS
+from cacheengine.image import MTIME_NS, PLAIN, Attributes
 from cacheengine.views import Backend, View, ViewPlan
 from lake.errors import Corrupt, Refused
 from lake.packs import write_pack
@@ -133,10 +134,10 @@ FILES = {
 
 def test_this_machine_has_every_kind_of_view_and_auto_takes_the_kernel(tmp_path: Path) -> None:
     for kind in BACKENDS:
-        chosen, why = views.choose_backend(kind, tmp_path)
+        chosen, why = backends.choose_backend(kind, tmp_path)
         assert chosen == kind
         assert why.startswith("asked for")
-    chosen, why = views.choose_backend("auto", tmp_path)
+    chosen, why = backends.choose_backend("auto", tmp_path)
     assert chosen == "kernel"
     assert "Linux" in why
     assert list(tmp_path.iterdir()) == []
@@ -146,24 +147,24 @@ def test_what_was_found_is_said_and_what_is_asked_but_impossible_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Refused, match="nfs"):
-        views.choose_backend("nfs", tmp_path)
+        backends.choose_backend("nfs", tmp_path)
     with pytest.raises(MountFailed, match="up to 250"):
-        views.choose_backend("loop", tmp_path, packs=1000)
+        backends.choose_backend("loop", tmp_path, packs=1000)
     monkeypatch.setattr("platform.release", lambda: "6.1.0-18-amd64")
-    assert views.choose_backend("auto", tmp_path)[0] == "loop"
-    assert "6.1.0-18-amd64 is older than 6.12" in views.choose_backend("auto", tmp_path)[1]
-    assert views.choose_backend("auto", tmp_path, packs=1000)[0] == "fuse"
+    assert backends.choose_backend("auto", tmp_path)[0] == "loop"
+    assert "6.1.0-18-amd64 is older than 6.12" in backends.choose_backend("auto", tmp_path)[1]
+    assert backends.choose_backend("auto", tmp_path, packs=1000)[0] == "fuse"
     with pytest.raises(MountFailed, match=r"older than 6\.12"):
-        views.choose_backend("kernel", tmp_path)
+        backends.choose_backend("kernel", tmp_path)
     monkeypatch.setattr("platform.release", lambda: "5.4.0")
-    chosen, why = views.choose_backend("auto", tmp_path)
+    chosen, why = backends.choose_backend("auto", tmp_path)
     assert chosen == "fuse"
     assert "not kernel" in why and "not loop" in why
 
 
 def test_without_rights_the_choice_is_fuse_and_says_so(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from cacheengine.views import choose_backend;"
+        "import sys; from pathlib import Path; from cacheengine.backends import choose_backend;"
         "print(*choose_backend('auto', Path(sys.argv[1])))"
     )
     command = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-c", script]
@@ -235,6 +236,118 @@ def test_every_write_is_refused_as_on_a_read_only_disk(place: Path, backend: Bac
             attempt()
         assert caught.value.errno == errno.EROFS, f"attempt {number}: {caught.value}"
     assert seen(target) == FILES
+
+
+def test_owner_and_mode_are_those_of_the_mount(place: Path, backend: Backend) -> None:
+    plan = make_plan(place, FILES)
+    plan = replace(plan, attributes=Attributes(uid=70_000, gid=1234, mode=0o640))
+    view = views.mount_view(backend, plan)
+    assert views.list_views(plan.state)[0].attributes == view.attributes == plan.attributes
+    for folder, _, files in os.walk(plan.target):
+        status = Path(folder).stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (70_000, 1234, 0o750)
+        for name in files:
+            status = (Path(folder) / name).stat()
+            assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (70_000, 1234, 0o640)
+    for uid, said in ((70_000, b""), (70_001, b"Permission denied")):  # the way to the folder is root's alone
+        command = ["setpriv", f"--reuid={uid}", "--regid=1", "--clear-groups", "cat", "top"]
+        done = subprocess.run(command, capture_output=True, cwd=plan.target)
+        assert done.stdout == (b"" if said else FILES["top"])
+        assert said in done.stderr
+    again = views.mount_view(backend, replace(plan, attributes=PLAIN))
+    assert again.attributes == PLAIN
+    assert seen(plan.target) == FILES
+
+
+def test_every_way_of_reading_gives_the_same_bytes(place: Path, backend: Backend) -> None:
+    data = os.urandom(300_001)
+    plan = make_plan(place, {**FILES, "big": data})
+    views.mount_view(backend, plan)
+    descriptor = os.open(plan.target / "big", os.O_RDONLY)
+    try:
+        with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapped:
+            assert mapped[:] == data
+        out = os.memfd_create("out")
+        sent = 0
+        while sent < len(data):
+            sent += os.sendfile(out, descriptor, sent, len(data) - sent)
+        assert os.pread(out, len(data) + 1, 0) == data
+        os.close(out)
+        parts = [bytearray(1000), bytearray(5), bytearray(200_000)]
+        assert os.readv(descriptor, parts) == 201_005
+        assert b"".join(parts) == data[:201_005]
+        assert os.preadv(descriptor, parts[:2], 299_999) == 2
+        assert os.lseek(descriptor, 0, os.SEEK_DATA) == 0
+        assert os.lseek(descriptor, 5000, os.SEEK_HOLE) == len(data)
+        with pytest.raises(OSError) as caught:
+            os.lseek(descriptor, len(data), os.SEEK_DATA)
+        assert caught.value.errno == errno.ENXIO
+        assert os.pread(descriptor, 10, len(data)) == b""
+    finally:
+        os.close(descriptor)
+    if (
+        backend == "kernel"
+    ):  # Linux has no O_DIRECT on EROFS over files: said at once, as on a tmpfs before 6.6
+        with pytest.raises(OSError) as caught:
+            _direct(plan.target / "big")
+        assert caught.value.errno == errno.EINVAL
+    else:
+        assert _direct(plan.target / "big") == data
+        assert _direct(plan.target / "top") == FILES["top"]
+
+
+def _direct(path: Path) -> bytes:
+    """The file by O_DIRECT reads into page-aligned memory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    found = b""
+    try:
+        with mmap.mmap(-1, 1 << 17) as buffer:
+            while got := os.preadv(descriptor, [buffer], len(found)):
+                found += buffer[:got]
+                if len(found) % 4096:
+                    break  # the end of the file; the next offset would not be aligned
+        return found
+    finally:
+        os.close(descriptor)
+
+
+def test_inodes_are_one_for_each_name_and_stay(place: Path, backend: Backend) -> None:
+    plan = make_plan(place, FILES)
+
+    def inodes() -> dict[str, int]:
+        return {str(p.relative_to(plan.target)): p.lstat().st_ino for p in plan.target.rglob("*")}
+
+    views.mount_view(backend, plan)
+    before = inodes()
+    assert len(set(before.values())) == len(before) == 10
+    listed = {entry.name: entry.inode() for entry in os.scandir(plan.target)}
+    assert listed == {name: before[name] for name in listed}
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    assert inodes() == before
+    views.unmount_view(plan.target, plan.state)
+    views.mount_view(backend, plan)
+    assert inodes() == before
+
+
+def test_a_thousand_readers_at_once(place: Path, backend: Backend) -> None:
+    files = {f"f{number:02}": os.urandom(20_000 + number) for number in range(50)}
+    plan = make_plan(place, files)
+    views.mount_view(backend, plan)
+    script = (
+        "import os, sys, threading; from pathlib import Path; folder = Path(sys.argv[1]); right = []\n"
+        "names = sorted(os.listdir(folder)); everyone = threading.Barrier(1000)\n"
+        "whole = {name: (folder / name).read_bytes() for name in names}\n"
+        "def read(n):\n"
+        " file = os.open(folder / names[n % 50], os.O_RDONLY); everyone.wait()\n"
+        " os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)\n"
+        " right.append(os.pread(file, 1 << 20, 0) == whole[names[n % 50]]); os.close(file)\n"
+        "all_of_them = [threading.Thread(target=read, args=(n,)) for n in range(1000)]\n"
+        "[t.start() for t in all_of_them]; [t.join() for t in all_of_them]\n"
+        "print(len(right), all(right))"
+    )
+    limited = f'ulimit -n 4096; exec {sys.executable} -c "$0" "$1"'
+    done = subprocess.run(["bash", "-c", limited, script, plan.target], capture_output=True, text=True)
+    assert done.stdout == "1000 True\n", done.stderr
 
 
 def test_what_is_not_there_is_not_there(place: Path, backend: Backend) -> None:
