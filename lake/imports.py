@@ -34,6 +34,7 @@ IN_FLIGHT = 128 << 20
 CUT_MASK = np.uint64(0x1FF)
 CUT_FROM = PACK_TARGET // 8
 ROWS_AT_ONCE = 65_536
+REPORT_EVERY = 64
 ITEMS = pa.schema(
     [
         ("path", pa.string()),
@@ -44,6 +45,7 @@ ITEMS = pa.schema(
     ]
 )
 FILE_SCHEMA = pa.schema([*KEY_COLUMNS, ("pack", pa.string()), ("offset", pa.int64())])
+Progress = Callable[[int, int], None]
 LOCAL = ""  # the store name of local files: their key is a path of this machine
 
 
@@ -192,8 +194,14 @@ def _ahead(sources: Iterator[tuple[str, int, Callable[[], bytes]]]) -> Iterator[
                 future.cancel()
 
 
-def pack_items(store: Store, items: pa.Table, open_named: OpenNamed, scratch: Path) -> Iterator[pa.Table]:
-    """Pack the files of ITEMS rows and upload each pack: FILE_SCHEMA rows of one pack after the other."""
+def pack_items(
+    store: Store, items: pa.Table, open_named: OpenNamed, scratch: Path, progress: Progress | None = None
+) -> Iterator[pa.Table]:
+    """Pack the files of ITEMS rows and upload each pack: FILE_SCHEMA rows of one pack after the other.
+
+    progress(bytes packed, all).
+    """
+    done, total = 0, total_bytes(items)
     scratch.mkdir(parents=True, exist_ok=True)
     local = scratch / f"publish-{time.time_ns()}.tar"
     writer: PackWriter | None = None
@@ -215,6 +223,9 @@ def pack_items(store: Store, items: pa.Table, open_named: OpenNamed, scratch: Pa
                 writer = None
             writer = writer or PackWriter(local)
             writer.add(check_path(path), data)
+            done += len(data)
+            if progress is not None and (place % REPORT_EVERY == 0 or done == total):
+                progress(done, total)
         if writer is not None:
             yield finish(writer)
             writer = None

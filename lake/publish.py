@@ -17,7 +17,7 @@ from lake.assemblies import OpenNamed
 from lake.building import checked_parts, put_parts
 from lake.errors import Refused
 from lake.holdings import tally, write_holdings
-from lake.imports import FILE_SCHEMA, ITEMS, folder_items, no_store, pack_items, prefix_items
+from lake.imports import FILE_SCHEMA, ITEMS, Progress, folder_items, no_store, pack_items, prefix_items
 from lake.manifests import FRAME_COLUMNS, KEY_COLUMNS, TAG_TYPES, PartRef
 from lake.names import check_dataset
 from lake.packuse import PackCheck
@@ -220,6 +220,7 @@ def publish_items(
     scratch: Path,
     origin: Mapping[str, Any],
     tag: str | None = None,
+    progress: Progress | None = None,
 ) -> Published:
     """Publish files packed on the way in. items: ITEMS and any columns of frames and tags, sorted by path."""
     extra = [name for name in items.schema.names if name not in ITEMS.names]
@@ -227,7 +228,7 @@ def publish_items(
 
     def rows() -> Iterator[pa.Table]:
         start = 0
-        for packed in pack_items(store, items, open_named, scratch):
+        for packed in pack_items(store, items, open_named, scratch, progress):
             more = items.slice(start, packed.num_rows)
             start += packed.num_rows
             for name in extra:

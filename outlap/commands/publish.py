@@ -189,11 +189,17 @@ def _items(order: _Order, items: pa.Table, made_by: dict[str, Any]) -> Published
         return _open(order.config, name)
 
     origin = {**order.origin, **made_by}
-    if order.in_place:
-        origin["in_place"] = order.identity
-        return publish_in_place(order.store, order.name, items, opened, origin, order.tag, order.identity)
-    with scratch() as folder:
-        return publish_items(order.store, order.name, items, opened, folder, origin, order.tag)
+    with scratch() as folder, show.progress() as bars:
+
+        def report(done: int, total: int) -> None:
+            bars("read" if order.in_place else "pack", done, total)
+
+        if order.in_place:
+            origin["in_place"] = order.identity
+            return publish_in_place(
+                order.store, order.name, items, opened, origin, order.tag, order.identity, report
+            )
+        return publish_items(order.store, order.name, items, opened, folder, origin, order.tag, report)
 
 
 def _listed(order: _Order, files: Path | None, pkl: Path | None) -> _Done:

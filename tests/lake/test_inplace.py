@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pyarrow as pa
 import pytest
 
@@ -168,3 +172,59 @@ def test_a_failed_read_ends_the_import_and_leaves_nothing_visible(make_folder_st
     with pytest.raises(NotFound):
         publish.publish_items(lake, "p", items, named(other), tmp_path / "s", {})
     assert refs.list_datasets(lake) == [] and not list((tmp_path / "s").iterdir())
+
+
+def test_only_objects_that_changed_are_read_again(make_folder_store, monkeypatch):
+    lake, other = make_folder_store(), make_folder_store("other")
+    fill(other)
+    first = inplace.publish_in_place(lake, "p", imports.prefix_items(other, "in"), named(other), {})
+    read = []
+    real = inplace.hash_object
+    monkeypatch.setattr(inplace, "hash_object", lambda *given: read.append(given[1]) or real(*given))
+    assert not inplace.publish_in_place(lake, "p", imports.prefix_items(other, "in"), named(other), {}).is_new
+    assert read == []
+    fill(other, {"b/c": b"w" * 5000, "new": b"1"})
+    seen = []
+    second = inplace.publish_in_place(
+        lake,
+        "p",
+        imports.prefix_items(other, "in"),
+        named(other),
+        {},
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert sorted(read) == ["in/b/c", "in/new"] and second.version != first.version
+    assert in_place_contents(lake, second.version, named(other)) == FILES | {"b/c": b"w" * 5000, "new": b"1"}
+    assert seen[-1] == (second.bytes, second.bytes)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lake import imports, inplace, publish, stores
+from lake.config import StoreConfig
+here, there = (stores.open_store(StoreConfig(name=n, idc="a", url=u)) for n, u in (("lake", sys.argv[1]), ("other", sys.argv[2])))
+imports.CUT_FROM, imports.PACK_TARGET = 20_000, 100_000
+def progress(done, total):
+    if done > total / 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+items = imports.prefix_items(there, "in")
+publish.publish_items(here, "p", items, lambda name: there, Path(sys.argv[3]), {}, None, progress)
+"""
+
+
+def test_an_import_that_was_killed_leaves_nothing_visible_and_comes_out_the_same(
+    make_folder_store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(imports, "CUT_FROM", 20_000)
+    monkeypatch.setattr(imports, "PACK_TARGET", 100_000)
+    lake, other, third = make_folder_store(), make_folder_store("other"), make_folder_store("third")
+    fill(other, {f"{n:04d}": b"%d" % n * 500 for n in range(300)})
+    arguments = [lake.where, other.where, str(tmp_path / "s")]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+    assert done.returncode == -signal.SIGKILL and refs.list_datasets(lake) == []
+    packs_before = {info.key for info in stores.list_objects(lake, "packs/")}
+    made = publish.publish_objects(lake, "p", other, "in", tmp_path / "s", {})
+    assert packs_before and packs_before < {info.key for info in stores.list_objects(lake, "packs/")}
+    assert made.version == publish.publish_objects(third, "p", other, "in", tmp_path / "t", {}).version
+    assert versions.verify(lake, made.version, tmp_path).problems == ()
