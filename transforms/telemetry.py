@@ -168,9 +168,10 @@ def _read_csv(path: Path, name: str) -> Track:
     }
     try:
         table = pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(column_types=types))
+        names = table.column_names  # decoded only now
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise Unreadable(name, f"it is no CSV of fixes: {' '.join(str(error).split())[:300]}") from error
-    missing = [name for name in ("timestamp_ns", "latitude", "longitude") if name not in table.column_names]
+    missing = [name for name in ("timestamp_ns", "latitude", "longitude") if name not in names]
     if missing:
         raise Unreadable(name, f"the column {missing[0]} is missing")
     if len(set(table.column_names)) != len(table.column_names):

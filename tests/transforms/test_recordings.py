@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def padded(number: int) -> bytes:
     return np.pad(rows, ((0, 0), (0, 64))).tobytes()
 
 
+@cache
 def logs() -> dict[str, bytes]:
     count = 12
     at = made.times(count)

@@ -69,6 +69,7 @@ Kind = Literal[
     "parameters",
     "b-frames",
     "resized",
+    "lost",
 ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ CODECS = {".h264": "h264", ".264": "h264", ".avc": "h264", ".h265": "hevc", ".26
 BLOCK = 8 << 20
 HEAD = 64
 MAX_UNIT = 256 << 20
+# a writer may put a few zeros between units (trailing_zero_8bits); more than these are a hole in the file
+ZEROS = 32
 
 
 def units(source: Source) -> Iterator[tuple[int, int, bytes]]:
@@ -115,6 +118,8 @@ class _Pictures:
     end: int = 0
     lost: int = 0
     naked: int = 0
+    empty: int = 0
+    open_end: int | None = None
 
 
 def _is_first_slice(codec: str, unit: bytes) -> bool:
@@ -130,6 +135,8 @@ def _gather(source: Source, codec: str) -> _Pictures:
     for begin, end, unit in units(source):
         kind = kind_of(codec, unit[0])
         start = begin - 3
+        if end - begin > ZEROS and source.read(end - ZEROS, ZEROS).count(0) == ZEROS:
+            found.empty += 1
         if kind in SLICES[codec]:
             if _is_first_slice(codec, unit):
                 _picture(found, counter, kind, unit, start if pending is None else pending, own)
@@ -142,6 +149,8 @@ def _gather(source: Source, codec: str) -> _Pictures:
             counter.parameters(kind, unit)
             own.add(kind)
             found.parameters.setdefault(kind, unit)
+    if pending is not None and own:
+        found.open_end = pending
     return found
 
 
@@ -198,6 +207,24 @@ def _problems(found: _Pictures) -> Iterator[Problem]:
         )
     if found.naked:
         yield Problem("parameters", f"{found.naked} key frames hold no parameter sets of their own")
+    if found.open_end is not None:
+        yield Problem(
+            "partial", f"it ends after the parameter sets at byte {found.open_end}, before their picture"
+        )
+    if found.empty:
+        yield Problem("lost", f"{found.empty} of its units end in {ZEROS} zeros or more")
+    if lost := _missing(found.orders):
+        yield Problem("lost", f"by their order counts {lost} pictures are not there")
+
+
+def _missing(orders: Sequence[tuple[int, int]]) -> int:
+    """Pictures between others of their coded sequence, by the step that its counts have; and counts that stand twice."""
+    lost = len(orders) - len(set(orders))
+    for _, of_sequence in groupby(sorted(set(orders)), key=lambda order: order[0]):
+        steps = [after[1] - before[1] for before, after in pairwise(of_sequence)]
+        if steps:
+            lost += sum(step // min(steps) - 1 for step in steps)
+    return lost
 
 
 def _look_inside(channel: RawChannel) -> Fraction | None:
