@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from lake.stores import Store
 
 PARALLEL = 32
 IN_FLIGHT = 128 << 20
+LARGE = 64 << 20  # larger files go into their pack piece by piece
 CUT_MASK = np.uint64(0x1FF)
 CUT_FROM = PACK_TARGET // 8
 ROWS_AT_ONCE = 65_536
@@ -159,80 +160,123 @@ def _place(item: Wanted) -> str:
     return f"{item.store}:{item.key}" if item.store else item.key
 
 
-def _readers(items: pa.Table, open_named: OpenNamed) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+@dataclass(frozen=True)
+class _Source:
+    """A file to pack: read gives all of it, pieces one after the other."""
+
+    path: str
+    size: int
+    read: Callable[[], bytes]
+    pieces: Callable[[], Iterator[bytes]]
+
+
+def _local_pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(stores.STREAM_CHUNK):
+            yield piece
+
+
+def _sources(items: pa.Table, open_named: OpenNamed) -> Iterator[_Source]:
     opened: dict[str, Store] = {}
     for batch in items.to_batches(max_chunksize=ROWS_AT_ONCE):
         for path, store, key, size in zip(
             *(batch[name].to_pylist() for name in ITEMS.names[:4]), strict=True
         ):
             if store == LOCAL:
-                yield path, size, Path(key).read_bytes
+                yield _Source(path, size, Path(key).read_bytes, partial(_local_pieces, Path(key)))
                 continue
             if store not in opened:
                 opened[store] = open_named(store)
-            yield path, size, partial(stores.get, opened[store], key)
+            source = opened[store]
+            yield _Source(path, size, partial(stores.get, source, key), partial(stores.stream, source, key))
 
 
-def _ahead(sources: Iterator[tuple[str, int, Callable[[], bytes]]]) -> Iterator[tuple[str, bytes]]:
-    """(path, bytes) in order, read by several threads, at most IN_FLIGHT bytes ahead (and one file more)."""
-    running: deque[tuple[str, int, Future[bytes]]] = deque()
+def _ahead(sources: Iterator[_Source]) -> Iterator[tuple[_Source, bytes | None]]:
+    """Each source in order with its bytes, read by several threads, at most IN_FLIGHT ahead; None for one of more than LARGE."""
+    running: deque[tuple[_Source, Future[bytes] | None]] = deque()
     held = 0
+
+    def first() -> tuple[_Source, bytes | None]:
+        nonlocal held
+        source, future = running.popleft()
+        if future is None:
+            return source, None
+        held -= source.size
+        return source, future.result()
+
     with ThreadPoolExecutor(PARALLEL) as pool:
         try:
-            for path, size, read in sources:
-                while running and (held + size > IN_FLIGHT or len(running) >= 4 * PARALLEL):
-                    first, freed, future = running.popleft()
-                    held -= freed
-                    yield first, future.result()
-                running.append((path, size, pool.submit(read)))
-                held += size
+            for source in sources:
+                large = source.size > LARGE
+                while running and (
+                    (not large and held + source.size > IN_FLIGHT) or len(running) >= 4 * PARALLEL
+                ):
+                    yield first()
+                running.append((source, None if large else pool.submit(source.read)))
+                held += 0 if large else source.size
             while running:
-                first, _, future = running.popleft()
-                yield first, future.result()
+                yield first()
         finally:
-            for _, _, future in running:
-                future.cancel()
+            for _, waiting in running:
+                if waiting is not None:
+                    waiting.cancel()
+
+
+def _upload(store: Store, writer: PackWriter, local: Path) -> pa.Table:
+    """Finish a pack and put it into the store: FILE_SCHEMA rows of it."""
+    try:
+        pack = writer.finish()
+        put_pack(store, pack.id, local)
+    finally:
+        local.unlink(missing_ok=True)
+    columns = pack.members.rename_columns(["path", "offset", "size", "content_id"])
+    return columns.append_column("pack", pa.array([pack.id] * columns.num_rows, pa.string()))
 
 
 def pack_items(
     store: Store, items: pa.Table, open_named: OpenNamed, scratch: Path, progress: Progress | None = None
 ) -> Iterator[pa.Table]:
-    """Pack the files of ITEMS rows and upload each pack: FILE_SCHEMA rows of one pack after the other.
+    """Pack the files of ITEMS rows and upload each pack while the next is written: FILE_SCHEMA rows of one pack after the other.
 
-    progress(bytes packed, all).
+    progress(bytes packed, all). Room in scratch: two packs, and one file more.
     """
     done, total = 0, total_bytes(items)
     scratch.mkdir(parents=True, exist_ok=True)
-    local = scratch / f"publish-{time.time_ns()}.tar"
+    began = time.time_ns()
+    number = count(1)
     writer: PackWriter | None = None
+    local = scratch
+    uploading: Future[pa.Table] | None = None
     ends = set(np.flatnonzero((path_hashes(items["path"]) & CUT_MASK) == 0).tolist())
-
-    def finish(writer: PackWriter) -> pa.Table:
-        pack = writer.finish()
-        put_pack(store, pack.id, local)
-        columns = pack.members.rename_columns(["path", "offset", "size", "content_id"])
-        return columns.append_column("pack", pa.array([pack.id] * columns.num_rows, pa.string()))
-
-    try:
-        for place, (path, data) in enumerate(_ahead(_readers(items, open_named))):
-            full = writer is not None and (
-                writer.size + len(data) + ALIGN > PACK_TARGET or (place in ends and writer.size > CUT_FROM)
-            )
-            if writer is not None and full:
-                yield finish(writer)
-                writer = None
-            writer = writer or PackWriter(local)
-            writer.add(check_path(path), data)
-            done += len(data)
-            if progress is not None and (place % REPORT_EVERY == 0 or done == total):
-                progress(done, total)
-        if writer is not None:
-            yield finish(writer)
-            writer = None
-    finally:
-        if writer is not None:
-            writer.abandon()
-        local.unlink(missing_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            for place, (source, data) in enumerate(_ahead(_sources(items, open_named))):
+                size = source.size if data is None else len(data)
+                full = writer is not None and (
+                    writer.size + size + ALIGN > PACK_TARGET or (place in ends and writer.size > CUT_FROM)
+                )
+                if writer is not None and full:
+                    if uploading is not None:
+                        yield uploading.result()
+                    uploading, writer = pool.submit(_upload, store, writer, local), None
+                if writer is None:
+                    local = scratch / f"publish-{began}-{next(number)}.tar"
+                    writer = PackWriter(local)
+                if data is None:
+                    writer.add_pieces(check_path(source.path), size, source.pieces())
+                else:
+                    writer.add(check_path(source.path), data)
+                done += size
+                if progress is not None and (place % REPORT_EVERY == 0 or done == total):
+                    progress(done, total)
+            if uploading is not None:
+                yield uploading.result()
+            if writer is not None:
+                uploading, writer = pool.submit(_upload, store, writer, local), None
+                yield uploading.result()
+        finally:
+            if writer is not None:
+                writer.abandon()
 
 
 def no_store(name: str) -> Store:

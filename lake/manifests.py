@@ -247,8 +247,7 @@ def read_parts(store: Store, root: Root) -> Iterator[pa.Table]:
 
 def read_one_part(store: Store, root: Root, place: int) -> pa.Table:
     """One part of a root, checked against what the root says of it. Raises NotFound, Corrupt."""
-    part = root.parts[place]
-    return _fitting(root, part, read_part(store, part.id))
+    return _fitting(root, root.parts[place], read_part(store, root.parts[place].id))
 
 
 def _fitting(root: Root, part: PartRef, table: pa.Table) -> pa.Table:

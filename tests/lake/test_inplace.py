@@ -198,6 +198,27 @@ def test_only_objects_that_changed_are_read_again(make_folder_store, monkeypatch
     assert seen[-1] == (second.bytes, second.bytes)
 
 
+def test_large_files_go_in_piece_by_piece_and_a_file_that_grows_is_refused(
+    make_folder_store, tmp_path, monkeypatch
+):
+    lake, other = make_folder_store(), make_folder_store("other")
+    fill(other)
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "big").write_bytes(b"0123456789" * 1000)
+    (tmp_path / "f" / "small").write_bytes(b"1")
+    whole = publish.publish_objects(lake, "p", other, "in", tmp_path / "s", {})
+    local = publish.publish_folder(lake, "f", tmp_path / "f", tmp_path / "s", {})
+    monkeypatch.setattr(imports, "LARGE", 100)
+    monkeypatch.setattr(stores, "STREAM_CHUNK", 64)
+    assert publish.publish_objects(lake, "q", other, "in", tmp_path / "s", {}).version == whole.version
+    assert publish.publish_folder(lake, "g", tmp_path / "f", tmp_path / "s", {}).version == local.version
+    items = imports.folder_items(tmp_path / "f")
+    (tmp_path / "f" / "big").write_bytes(b"0123456789" * 1001)
+    with pytest.raises(Corrupt, match="big"):
+        publish.publish_items(lake, "g", items, imports.no_store, tmp_path / "s", {})
+    assert not list((tmp_path / "s").iterdir())
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
