@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from blake3 import blake3
 
-from cacheengine import metrics, packcache
+from cacheengine import disks, metrics, packcache
 from cacheengine.errors import Busy, FetchFailed
 from cacheengine.have import Ints, make
 from cacheengine.packcache import CacheDir
@@ -240,14 +240,18 @@ def fetch(
                 rows = rows[~np.isin(want.offset[rows], [one.offset for one in wrong])]
         except NotFound as error:
             bad.extend(Bad(want.pack, int(at), str(error)) for at in want.offset[piece.first : piece.last])
-        except (Explained, OSError) as error:
+        except Explained as error:
             abort(str(error))
+        except OSError as error:
+            disks.note(session.job.directory.path, error)
+            abort(f"{session.job.directory.path}: {error.strerror}")
         finally:
             try:
                 session.ended(rows, piece.length)
             except Busy as error:
                 bad.extend(Bad(want.pack, int(at), str(error)) for at in want.offset[rows])
             except OSError as error:
+                disks.note(session.job.directory.path, error)
                 abort(f"{session.job.directory.path}: {error.strerror}")
             gate.release()
 

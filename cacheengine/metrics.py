@@ -49,6 +49,21 @@ cache_used = Gauge(
 cache_quota = Gauge(
     "outlap_node_cache_quota_bytes", "Quota, by cache directory.", ("dir",), registry=REGISTRY
 )
+cache_state = Gauge(
+    "outlap_node_cache_state",
+    "State of the disk of a cache directory: 0 normal, 1 unstable, 2 down.",
+    ("dir",),
+    registry=REGISTRY,
+)
+scrubbed_bytes = Counter(
+    "outlap_node_scrubbed_bytes_total", "Resident bytes that were read and hashed again.", registry=REGISTRY
+)
+scrubbed_bad = Counter(
+    "outlap_node_scrubbed_bad_total", "Resident members found damaged on disk.", registry=REGISTRY
+)
+views_replaced = Counter(
+    "outlap_node_views_replaced_total", "Views mounted anew, by why.", ("why",), registry=REGISTRY
+)
 versions = Gauge("outlap_node_versions", "Versions by state of residency.", ("state",), registry=REGISTRY)
 mounts = Gauge("outlap_node_mounts", "Mounted views.", registry=REGISTRY)
 generation = Gauge(

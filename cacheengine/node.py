@@ -38,6 +38,8 @@ class NodeConfig(BaseModel):
     node's own is always good). store: a store of the settings (default: the
     lake of its IDC). fetch_concurrency: requests to the store at once, of at most 8 MiB each.
     read_wait_s: the longest that a reader waits for bytes that are not resident.
+    scrub_every_s: how often all resident bytes are read and hashed again (0: never), scrub_rate: at most so many bytes a second.
+    ttl_s: bytes that no desired version wants go when they are so old (default: when room is needed).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +58,9 @@ class NodeConfig(BaseModel):
     fetch_concurrency: int = Field(default=8, ge=1, le=256)
     store: str | None = None
     read_wait_s: float = Field(default=30.0, gt=0)
+    scrub_every_s: float = Field(default=7 * 86400.0, ge=0)
+    scrub_rate: ByteSize = Field(default=ByteSize(64 << 20))
+    ttl_s: float | None = Field(default=None, gt=0)
 
     @field_validator("cache_dirs", "labels", "token", "client_token", mode="before")
     @classmethod

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from cacheengine import disks, metrics
 from cacheengine import have as haves
-from cacheengine import metrics
 from cacheengine.errors import Busy
 from cacheengine.have import Have, Mask
 from cacheengine.node import CacheDirConfig
@@ -83,8 +83,9 @@ def have_path(directory: CacheDir, pack: str) -> Path:
 
 
 def find_pack(cache: Cache, pack: str) -> CacheDir | None:
-    """The directory that holds the pack, or a part of it."""
-    return next((d for d in cache.dirs if pack_path(d, pack).exists()), None)
+    """The directory that holds the pack, or a part of it; of several the one whose disk is best. Disks that are down have none."""
+    there = [d for d in cache.dirs if disks.is_up(d.path) and pack_path(d, pack).exists()]
+    return min(there, key=lambda d: disks.rank(d.path), default=None)
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def locked(directory: CacheDir, pack: str, *, shared: bool = False) -> Iterator[
     """Hold the records of packs with this prefix still, against all threads and processes."""
     path = pack_path(directory, pack).parent / ".lock"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a disk that became read-only can still be read
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -158,6 +159,17 @@ def mark(directory: CacheDir, pack: str, size: int, fd: int, new: Have) -> None:
             raise Busy(f"the pack {pack[:12]}", "room was made in it while it was written", "fetch it again")
         haves.save(have_path(directory, pack), haves.union(known, new), size)
     metrics.members_marked.inc(len(new))
+
+
+def unmark(directory: CacheDir, pack: str, bad: Have) -> None:
+    """Say that these members are not resident any more; their bytes stay where they are until right ones are written over them."""
+    record = have_path(directory, pack)
+    with locked(directory, pack):
+        size = pack_path(directory, pack).stat().st_size
+        known = haves.load(record, size)
+        keep = ~haves.contains(bad, known.offset, known.size, known.head)
+        kept = Have(known.offset[keep], known.size[keep], known.head[keep], known.epoch + 1)
+        haves.save(record, kept, size)
 
 
 def keep_only(directory: CacheDir, pack: str, keep: Have) -> int:
@@ -268,7 +280,14 @@ def room(directory: CacheDir, taken: int | None = None) -> int:
 
 
 def report(directory: CacheDir) -> DirReport:
-    taken = used(directory)
+    """What heartbeats and metrics say of a directory; of one whose disk does not answer, its state."""
+    state = disks.disk_of(directory.path).state
+    metrics.cache_state.labels(str(directory.path)).set(disks.RANK[state])
+    try:
+        taken, free = used(directory), disk_left(directory)[0]
+    except OSError as error:
+        disks.note(directory.path, error)
+        taken, free = 0, 0
     metrics.cache_used.labels(str(directory.path)).set(taken)
     metrics.cache_quota.labels(str(directory.path)).set(directory.quota)
     return DirReport(
@@ -276,7 +295,8 @@ def report(directory: CacheDir) -> DirReport:
         medium=directory.medium,
         quota=directory.quota,
         used=taken,
-        free_on_disk=disk_left(directory)[0],
+        free_on_disk=free,
+        state=state,
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from cacheengine import fetch, giveway, intime, metrics, packcache, readahead, reserving, wanted
+from cacheengine import disks, fetch, giveway, intime, metrics, packcache, readahead, reserving, wanted
 from cacheengine import have as haves
 from cacheengine.errors import Busy, FetchFailed, NoSpace
 from cacheengine.have import Mask
@@ -212,6 +212,8 @@ class ReadThrough:
         while not self._end.is_set():
             self._flush_now.wait(FLUSH_EVERY_S)
             self._flush_now.clear()
+            for directory in self._cache.dirs:
+                disks.probe(directory.path)
             if self.missed_bytes == written:
                 continue
             written = self.missed_bytes

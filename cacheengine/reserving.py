@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cacheengine import metrics
+from cacheengine import disks, metrics
 from cacheengine.errors import NoSpace
 from cacheengine.have import Ints
 from cacheengine.packcache import (
@@ -62,7 +62,7 @@ def reserve(
     with _cache_locked(cache) as fd:
         known = _recall(cache, fd)
         while True:
-            at, usage = known or (time.monotonic(), {d.path: used(d) for d in cache.dirs})
+            at, usage = known or (time.monotonic(), {d.path: used(d) for d in _up(cache)})
             placed, short, available = _place(cache, needs, usage)
             if not short:
                 break
@@ -74,7 +74,7 @@ def reserve(
                 raise NoSpace(
                     what,
                     f"it needs {total} bytes, {available} are available in "
-                    + ", ".join(f"{d.path} (quota {d.quota})" for d in cache.dirs),
+                    + ", ".join(_in_words(d) for d in cache.dirs),
                     advice(),
                 )
         done: list[Need] = []
@@ -83,12 +83,31 @@ def reserve(
                 done.append(need)
                 _allocate(placed[need.pack], need)
         except OSError as error:
+            disks.note(placed[done[-1].pack].path, error)
             for need in done:
-                drop_unfilled(placed[need.pack], need.pack)
+                give_back(placed[need.pack], need.pack)
             metrics.no_space.inc()
             raise NoSpace(what, f"the disk said: {error.strerror}", advice()) from error
         _remember(cache, fd, at, usage)
     return placed
+
+
+def _up(cache: Cache) -> list[CacheDir]:
+    return [directory for directory in cache.dirs if disks.is_up(directory.path)]
+
+
+def _in_words(directory: CacheDir) -> str:
+    disk = disks.disk_of(directory.path)
+    trouble = "" if disk.state == "normal" else f", {disk.state}: {disk.cause}"
+    return f"{directory.path} (quota {directory.quota}{trouble})"
+
+
+def give_back(directory: CacheDir, pack: str) -> None:
+    """What was reserved and not filled goes back, where the disk lets it."""
+    try:
+        drop_unfilled(directory, pack)
+    except OSError as error:  # what is left is given back at the next start
+        disks.note(directory.path, error)
 
 
 # cache → (stamp of its last reservation, when its usage was counted, usage by directory): counting walks all folders
@@ -110,8 +129,20 @@ def _remember(cache: Cache, fd: int, at: float, usage: dict[Path, int]) -> None:
 
 @contextmanager
 def _cache_locked(cache: Cache) -> Iterator[int]:
-    """One reservation at a time, over all processes."""
-    fd = os.open(cache.dirs[0].path / ".reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """One reservation at a time, over all processes that see the same disks up. Raises NoSpace when none is."""
+    fd = -1
+    for directory in sorted(cache.dirs, key=lambda d: disks.rank(d.path)):
+        try:
+            fd = os.open(directory.path / ".reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            break
+        except OSError as error:
+            disks.note(directory.path, error)
+    if fd < 0:
+        raise NoSpace(
+            "the cache",
+            "no cache directory can be written: " + ", ".join(_in_words(d) for d in cache.dirs),
+            "repair the disk, or give the node another cache directory",
+        )
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
@@ -126,7 +157,7 @@ def _place(
 
     usage: bytes used of each directory; what is placed is added.
     """
-    left = {directory.path: room(directory, usage[directory.path]) for directory in cache.dirs}
+    left = {directory.path: room(directory, usage.get(directory.path)) for directory in _up(cache)}
     available, short = sum(left.values()), 0
     placed: dict[str, CacheDir] = {}
     for need in needs:
@@ -137,13 +168,13 @@ def _place(
         if home is not None:
             fitting = [home] if left[home.path] >= size else []
         else:
-            fitting = [directory for directory in cache.dirs if left[directory.path] >= size]
+            fitting = [d for d in _up(cache) if not disks.rank(d.path) and left[d.path] >= size]
         if not fitting:
             short += size
             continue
         chosen = min(fitting, key=lambda d: (_RANK[d.medium], -left[d.path]))
         left[chosen.path] -= size
-        usage[chosen.path] += size
+        usage[chosen.path] = usage.get(chosen.path, 0) + size
         placed[need.pack] = chosen
     return placed, short, available
 

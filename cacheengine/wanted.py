@@ -3,7 +3,8 @@
     <state>/views/<version>[-<list>].parquet         rows sorted by path: for images and trees
     <state>/views/<version>[-<list>].packs.parquet   the same rows by pack and offset, one row group a pack; written last
 
-The second is an index: its footer names the packs, and one pack is read at a time, so that ten million files stay on disk.
+The second is an index: its footer names the packs, and one pack is read at a time, so that ten million files stay on disk. It is
+sorted in buckets of ids of packs, so that as many do not have to be in memory at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 import os
 import re
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,19 +29,31 @@ from lake import versions
 from lake.assemblies import refuse_assembled
 from lake.canonical import is_hash
 from lake.errors import Corrupt, NotFound, Refused
+from lake.manifests import read_root
 from lake.stores import Store
 
 INDEX_SUFFIX = ".packs.parquet"
 _LIST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _META = b"outlap.want"
 _NAMED = 5
+BUCKET_ROWS = 500_000
+_BUCKET = pa.schema(
+    [
+        ("path", pa.string()),
+        ("pack", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("content_id", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class PackWant:
     """Rows of one pack, ascending by offset: offset and length in bytes, content_id (n, 32) uint8. size: of the whole pack.
 
-    Two paths of the same content are two rows of one member.
+    Two paths of the same content are two rows of one member. assembled: its members are single objects. hashed: a content id is the
+    BLAKE3 of the bytes; else it says which object they are.
     """
 
     pack: str
@@ -47,6 +61,8 @@ class PackWant:
     offset: Ints
     length: Ints
     content_id: npt.NDArray[np.uint8]
+    assembled: bool = False
+    hashed: bool = True
 
     @property
     def head(self) -> Heads:
@@ -54,7 +70,15 @@ class PackWant:
         return np.ascontiguousarray(self.content_id[:, :8]).view("<u8").reshape(-1)
 
     def take(self, rows: Mask | Ints) -> PackWant:
-        return PackWant(self.pack, self.size, self.offset[rows], self.length[rows], self.content_id[rows])
+        return PackWant(
+            self.pack,
+            self.size,
+            self.offset[rows],
+            self.length[rows],
+            self.content_id[rows],
+            self.assembled,
+            self.hashed,
+        )
 
     def keys(self) -> Have:
         """The members as a have record would list them."""
@@ -73,7 +97,10 @@ class PackPart:
 
 @dataclass(frozen=True)
 class Want:
-    """files and bytes: N of N. packs: in the order of the index. rows, index: the files above."""
+    """files and bytes: N of N. packs: in the order of the index. rows, index: the files above.
+
+    identity: what a content id is (lake.manifests). assembled: ids of packs that are put together from single objects here.
+    """
 
     version: str
     list_id: str | None
@@ -82,6 +109,8 @@ class Want:
     packs: tuple[PackPart, ...]
     rows: Path
     index: Path
+    identity: str = "content"
+    assembled: frozenset[str] = frozenset()
 
 
 def rows_path(views: Path, version: str, list_id: str | None = None) -> Path:
@@ -114,7 +143,17 @@ def read_index(index: Path) -> Want:
             value = json.loads(pq.read_schema(file).metadata[_META])
         packs = tuple(PackPart(*part) for part in value["packs"])
         rows = index.with_name(index.name.removesuffix(INDEX_SUFFIX) + ".parquet")
-        return Want(value["version"], value["list_id"], value["files"], value["bytes"], packs, rows, index)
+        return Want(
+            value["version"],
+            value["list_id"],
+            value["files"],
+            value["bytes"],
+            packs,
+            rows,
+            index,
+            value.get("identity", "content"),
+            frozenset(value.get("assembled", ())),
+        )
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -132,89 +171,128 @@ def save_want(
     """
     available = versions.read_available(store, version)
     refuse_assembled(available, "read")
-    sizes = {use.id: use.size for use in available.packs}
+    identity = read_root(store, version).identity
     chosen = None if paths is None else pa.array(sorted(set(paths)), pa.string())
     views.mkdir(parents=True, exist_ok=True)
     rows, index = rows_path(views, version, list_id), index_path(views, version, list_id)
     mine = f"{os.getpid()}-{threading.get_ident()}.tmp"
     part_rows, part_index = rows.with_name(f".{rows.name}.{mine}"), index.with_name(f".{index.name}.{mine}")
+    buckets = [
+        part_index.with_name(f"{part_index.name}-{number}")
+        for number in range(min(256, 1 + available.files // BUCKET_ROWS))
+    ]
     try:
-        table = _write_rows(store, version, chosen, part_rows)
-        if chosen is None and (table.num_rows, _sum(table["size"])) != (available.files, available.bytes):
+        counts = _write_rows(store, version, chosen, part_rows, buckets)
+        sizes = {use.id: use.size for use in available.packs}
+        packs = tuple(PackPart(pack, sizes[pack], *counts[pack]) for pack in sorted(counts))
+        want = Want(
+            version,
+            list_id,
+            sum(part.files for part in packs),
+            sum(part.bytes for part in packs),
+            packs,
+            rows,
+            index,
+            identity,
+            frozenset(available.assembled),
+        )
+        if chosen is None and (want.files, want.bytes) != (available.files, available.bytes):
             raise Corrupt(
                 f"the version {version[:12]}", "its rows are not those that were published", "verify it"
             )
-        if chosen is not None and table.num_rows != len(chosen):
-            missing = chosen.filter(pc.invert(pc.is_in(chosen, table["path"].combine_chunks()))).to_pylist()
+        if chosen is not None and want.files != len(chosen):
+            there = (
+                pq.read_table(part_rows, columns=["path"])["path"].combine_chunks()
+                if packs
+                else pa.array([], pa.string())
+            )
+            missing = chosen.filter(pc.invert(pc.is_in(chosen, there))).to_pylist()
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             raise NotFound(
                 f"{', '.join(missing[:_NAMED])}{more} in version {version[:12]}",
                 "the file list names paths that the version does not have",
                 "correct the list",
             )
-        packs = _write_index(table, version, list_id, sizes, part_index)
+        _write_index(want, buckets, part_index)
         part_rows.replace(rows)
         part_index.replace(index)
     finally:
-        part_rows.unlink(missing_ok=True)
-        part_index.unlink(missing_ok=True)
-    return Want(version, list_id, table.num_rows, _sum(table["size"]), packs, rows, index)
+        for file in (part_rows, part_index, *buckets):
+            file.unlink(missing_ok=True)
+    return want
 
 
-def _sum(column: pa.ChunkedArray) -> int:
-    return int(pc.sum(column).as_py() or 0)
-
-
-def _write_rows(store: Store, version: str, chosen: pa.Array | None, out: Path) -> pa.Table:
-    """Write rows as they stream in; path, pack (dictionary), offset, size, content_id of all for the index."""
-    kept, writer = [], None
-    try:
+def _write_rows(
+    store: Store, version: str, chosen: pa.Array | None, out: Path, buckets: Sequence[Path]
+) -> dict[str, tuple[int, int]]:
+    """Write rows as they stream in, and a copy by ranges of pack ids for the index; pack → (files, bytes)."""
+    counts: dict[str, tuple[int, int]] = {}
+    with ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        files = [
+            stack.enter_context(pa.ipc.new_stream(stack.enter_context(pa.OSFile(str(bucket), "wb")), _BUCKET))
+            for bucket in buckets
+        ]
         for part in versions.rows(store, version):
             if chosen is not None:
                 part = part.filter(pc.is_in(part["path"], chosen))
             names = ["path", "size", "pack", "offset"]
             if "timestamp_ns" in part.schema.names:
                 names.append("timestamp_ns")
-            writer = writer or pq.ParquetWriter(out, part.select(names).schema, compression="zstd")
+            if writer is None:
+                schema = part.select(names).schema
+                writer = stack.enter_context(pq.ParquetWriter(out, schema, compression="zstd"))
             writer.write_table(part.select(names), row_group_size=1 << 18)
-            kept.append(part.select(["path", "pack", "offset", "size", "content_id"]))
-    finally:
-        if writer is not None:
-            writer.close()
-    if not kept:
+            mine = part.select(_BUCKET.names).cast(_BUCKET)
+            found = mine.group_by("pack").aggregate([("size", "count"), ("size", "sum")])
+            for pack, number, size in zip(*(column.to_pylist() for column in found.columns), strict=True):
+                files_before, bytes_before = counts.get(pack, (0, 0))
+                counts[pack] = (files_before + number, bytes_before + (size or 0))
+            for number, table in _split(mine, len(buckets)):
+                files[number].write_table(table)
+    if writer is None:
         raise Corrupt(f"the version {version[:12]}", "it has no rows", "publish it again")
-    return pa.concat_tables(kept)
+    return counts
 
 
-def _write_index(
-    table: pa.Table, version: str, list_id: str | None, sizes: dict[str, int], out: Path
-) -> tuple[PackPart, ...]:
-    """Sort by pack and offset, one row group a pack."""
-    ordered = table.sort_by([("pack", "ascending"), ("offset", "ascending"), ("path", "ascending")])
-    counts = ordered.group_by("pack").aggregate([("size", "count"), ("size", "sum")]).sort_by("pack")
-    packs = tuple(
-        PackPart(pack, sizes[pack], files, total or 0)
-        for pack, files, total in zip(
-            *(counts[name].to_pylist() for name in ("pack", "size_count", "size_sum")), strict=True
-        )
-    )
+def _split(table: pa.Table, count: int) -> Iterator[tuple[int, pa.Table]]:
+    """(number, rows) by the first byte of the pack's id, so that buckets are ranges of ids in order."""
+    if count == 1:
+        yield 0, table
+        return
+    first = pc.binary_slice(table["pack"].cast(pa.binary()), 0, 2).to_numpy(zero_copy_only=False)
+    number = np.array([int(text, 16) * count // 256 for text in first.tolist()], np.int64)
+    for one in np.unique(number).tolist():
+        yield one, table.filter(pa.array(number == one))
+
+
+def _write_index(want: Want, buckets: Sequence[Path], out: Path) -> None:
+    """Sort bucket by bucket by pack and offset, one row group a pack."""
     value = {
-        "version": version,
-        "list_id": list_id,
-        "files": table.num_rows,
-        "bytes": _sum(table["size"]),
-        "packs": [[part.id, part.size, part.files, part.bytes] for part in packs],
+        "version": want.version,
+        "list_id": want.list_id,
+        "files": want.files,
+        "bytes": want.bytes,
+        "packs": [[part.id, part.size, part.files, part.bytes] for part in want.packs],
+        "identity": want.identity,
+        "assembled": sorted(want.assembled),
     }
-    columns = ordered.drop_columns(["pack"])
-    schema = columns.schema.with_metadata({_META: json.dumps(value).encode()})
+    schema = _BUCKET.remove(_BUCKET.get_field_index("pack")).with_metadata(
+        {_META: json.dumps(value).encode()}
+    )
+    parts = iter(want.packs)
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-        start = 0
-        for part in packs:
-            writer.write_table(columns.slice(start, part.files), row_group_size=max(1, part.files))
-            start += part.files
+        for bucket in buckets:
+            with pa.OSFile(str(bucket), "rb") as source:
+                table = pa.ipc.open_stream(source).read_all()
+            table = table.sort_by([("pack", "ascending"), ("offset", "ascending"), ("path", "ascending")])
+            table, start = table.drop_columns(["pack"]).replace_schema_metadata(schema.metadata), 0
+            while start < table.num_rows:
+                part = next(parts)
+                writer.write_table(table.slice(start, part.files), row_group_size=max(1, part.files))
+                start += part.files
     with out.open("rb") as file:
         os.fsync(file.fileno())
-    return packs
 
 
 def read_pack(want: Want, place: int) -> PackWant:
@@ -228,7 +306,15 @@ def read_pack(want: Want, place: int) -> PackWant:
         raise Corrupt(
             str(want.index), f"a content id is no hash: {error}", "publish the version again"
         ) from error
-    return PackWant(part.id, part.size, _ints(table["offset"]), _ints(table["size"]), content_id)
+    return PackWant(
+        part.id,
+        part.size,
+        _ints(table["offset"]),
+        _ints(table["size"]),
+        content_id,
+        part.id in want.assembled,
+        want.identity == "content",
+    )
 
 
 def _ints(column: pa.ChunkedArray) -> Ints:

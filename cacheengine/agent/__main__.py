@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from cacheengine.agent import heartbeat, mounts, reconcile, room
+from cacheengine.agent import heartbeat, mounts, reconcile, room, scrub, upkeep
 from cacheengine.agent.api import make_app
 from cacheengine.agent.state import Node, load_state
 from cacheengine.client import Control
@@ -125,6 +125,8 @@ def run() -> None:
     threads = [threading.Thread(target=reconcile.run, args=(node,), name="reconcile")]
     threads.append(threading.Thread(target=reconcile.watch_room, args=(node,), name="room"))
     threads.append(threading.Thread(target=mounts.run, args=(node,), name="mounts"))
+    threads.append(threading.Thread(target=scrub.run, args=(node,), name="scrub"))
+    threads.append(threading.Thread(target=upkeep.run, args=(node,), name="disks"))
     if control is not None:
         threads.append(threading.Thread(target=heartbeat.beat, args=(node, control), name="heartbeat"))
         # a daemon: its long poll may last longer than our end

@@ -21,6 +21,7 @@ from blake3 import blake3
 
 from cacheengine import backends, metrics, mountapi, packcache, reserving, views
 from cacheengine import wanted as wants
+from cacheengine.agent import scrub
 from cacheengine.agent.state import MountRecord, Node, now_ns, save_mounts
 from cacheengine.errors import Busy
 from cacheengine.have import Mask
@@ -158,6 +159,7 @@ def _mount(node: Node, report: MountReport, only_warm: bool, owner: Owner, why: 
         node.mounts[report.target] = record.model_copy(update={"held": tuple(sorted(held)), "remote": remote})
         node.mounted_ns[report.version] = record.mounted_ns
         save_mounts(node)
+        scrub.remember_files(node, node.mounts[report.target])
     log.info(
         "view_mounted",
         dataset=report.dataset,
@@ -238,6 +240,7 @@ def umount(node: Node, target: str) -> None:
         views.unmount_view(Path(target), images(node))
         with node.space, node.lock:
             node.mounts.pop(target, None)
+            node.files_seen.pop(target, None)
             node.mounted_ns[record.report.version] = now_ns()
             save_mounts(node)
             version = record.report.version
@@ -306,6 +309,10 @@ def keep_mounted(node: Node) -> None:
 def _why_anew(node: Node, record: MountRecord, restarted: bool) -> str | None:
     if _is_dead(Path(record.report.target)):
         return "it was mounted, and was not there any more"
+    lost = scrub.why_replace(node, record)
+    if lost is not None:
+        metrics.views_replaced.labels("damaged").inc()
+        return lost
     if not record.remote:
         return None
     if restarted:

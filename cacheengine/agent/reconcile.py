@@ -20,6 +20,7 @@ CHECK_EVERY_NS = 60 * 10**9
 PUT_OFF_NS = 10 * 10**9
 IDLE_S = 2.0
 ROOM_S = 0.2
+TTL_EVERY_S = 30.0
 
 log = structlog.get_logger()
 
@@ -135,9 +136,13 @@ def run(node: Node) -> None:
 
 def watch_room(node: Node) -> None:
     """Keep every directory below its high mark while readers fill it. Apart from the loop, which may be in a long warm."""
+    old_at = 0.0
     while not node.ending.wait(ROOM_S):
         try:
             room.keep_below_watermarks(node)
+            if time.monotonic() >= old_at:
+                room.drop_old(node)
+                old_at = time.monotonic() + TTL_EVERY_S
             node.works("room")
         except Exception as error:
             if not isinstance(error, Explained | OSError):

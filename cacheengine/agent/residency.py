@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import structlog
 
-from cacheengine import eviction, fetch, giveway, metrics, packcache, reserving
+from cacheengine import disks, eviction, fetch, giveway, metrics, packcache, reserving
 from cacheengine import have as haves
 from cacheengine import wanted as wants
 from cacheengine.agent.state import (
@@ -25,7 +25,7 @@ from cacheengine.agent.state import (
 )
 from cacheengine.eviction import Key
 from cacheengine.have import Have
-from cacheengine.reserving import Need
+from cacheengine.reserving import Need, give_back
 from cacheengine.wanted import Want
 from cacheengine.wire import Failure
 from lake.errors import Explained
@@ -208,7 +208,7 @@ def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
     finally:
         with node.space:
             for pack, directory in placed.items():
-                packcache.drop_unfilled(directory, pack)
+                give_back(directory, pack)
     return _by_path(want, places, bad)
 
 
@@ -295,7 +295,8 @@ def check(node: Node, key: Key) -> None:
 
 
 def eviction_steps(node: Node, asking: Key | None) -> list[eviction.Step]:
-    packs = {p: changed for d in node.cache.dirs for p, (_, changed) in packcache.packs_on_disk(d).items()}
+    up = [directory for directory in node.cache.dirs if disks.is_up(directory.path)]
+    packs = {p: changed for d in up for p, (_, changed) in packcache.packs_on_disk(d).items()}
     known, mounted = saved_wants(node), mounted_versions(node)
     with node.lock:
         holdings = [

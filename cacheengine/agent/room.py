@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from cacheengine import packcache
+import time
+
+from cacheengine import disks, packcache
+from cacheengine import have as haves
 from cacheengine.agent.residency import eviction_steps, keeps, trim
 from cacheengine.agent.state import Node
 
@@ -12,6 +15,8 @@ def keep_below_watermarks(node: Node) -> None:
     the low mark."""
     asked = wanted_room(node)
     for directory in node.cache.dirs:
+        if not disks.is_up(directory.path):
+            continue
         used = packcache.used(directory)
         if used <= directory.quota * directory.high and packcache.room(directory, used) >= asked:
             continue
@@ -23,6 +28,28 @@ def keep_below_watermarks(node: Node) -> None:
                     break
                 if step.pack in on_disk:
                     over -= trim(node, step.pack, keep, "watermark")
+
+
+def drop_old(node: Node) -> int:
+    """Take bytes beyond what is desired of packs whose record changed `ttl_s` ago or earlier; bytes freed."""
+    if node.config.ttl_s is None:
+        return 0
+    freed, before = 0, time.time_ns() - int(node.config.ttl_s * 1e9)
+    with node.space:
+        keep = keeps(node)
+        changed = {
+            pack: at
+            for directory in node.cache.dirs
+            if disks.is_up(directory.path)
+            for pack, (_, at) in packcache.packs_on_disk(directory).items()
+        }
+        for step in eviction_steps(node, None):
+            if step.kind != "trim" or changed.get(step.pack, before) >= before:
+                continue
+            known = packcache.load_have(node.cache, step.pack)
+            if len(haves.common(known, keep(step.pack))) < len(known) or not len(known):
+                freed += trim(node, step.pack, keep, "ttl")
+    return freed
 
 
 def wanted_room(node: Node) -> int:

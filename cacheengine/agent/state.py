@@ -96,6 +96,8 @@ class Node:
     """All that the parts of one agent share. lock: held for every look at or change of the fields below it; short.
 
     space: held while leases are taken or bytes are taken away; mounting: by whoever mounts or unmounts. Order: mounting, space, lock.
+
+    damaged: packs that lost members while views show them. files_seen: target → files of packs under the view, with inode and size.
     """
 
     config: NodeConfig
@@ -118,6 +120,8 @@ class Node:
     mounted_ns: dict[str, int] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
     last_errors: dict[str, str] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    files_seen: dict[str, dict[Path, tuple[int, int]]] = field(default_factory=dict)
 
     def failed(self, part: str, error: BaseException) -> None:
         """A background failure: into the log, a metric, and /healthz until the part works again."""
