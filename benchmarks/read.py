@@ -68,12 +68,12 @@ FULL = Size(
     frames=4_000,
     small=10_000,
     tree=200_000,
-    rounds=12,
-    reads_s=200,
+    rounds=15,
+    reads_s=220,
     rounds_of_walks=3,
     walks_s=60,
     rounds_of_warms=5,
-    hot_s=0.4,
+    hot_s=0.3,
     first_reads=1_500,
 )
 QUICK = Size(
@@ -221,12 +221,13 @@ def measure(
         if turn and time.monotonic() > ends:
             break
         say(f"reads, round {turn + 1} of {size.rounds}")
+        chance = random.Random(turn)
         taking = [system for system in found if turn % system.every == 0]
-        first = turn % len(taking)
         for kind, version in versions.items():
-            names = random.Random(turn).sample(version.files.names, len(version.files.names))
+            names = chance.sample(version.files.names, len(version.files.names))
             for readers in READERS:
-                for system in [*taking[first:], *taking[:first]]:
+                # in any order: a shared disk remembers for a while how much was asked of it just before
+                for system in chance.sample(taking, len(taking)):
                     chosen = names[: len(names) // system.share]
                     listed = reader.write_list(folder / "names", system.folders[kind], chosen)
                     reader.drop_caches()

@@ -23,7 +23,7 @@ from lake.errors import Explained
 KERNEL, LOOP, TREE = "kernel view", "loop view", "pyfuse3 tree"
 NEAR = "kernel view through fetchfs"
 JUICEFS, RCLONE = "JuiceFS", "rclone mount"
-DAEMONS_EVERY, RCLONE_EVERY, RCLONE_SHARE = 3, 6, 10
+DAEMONS_EVERY, RCLONE_EVERY, RCLONE_SHARE = 4, 8, 10
 VIEWS: tuple[tuple[Backend, str], ...] = (("kernel", KERNEL), ("loop", LOOP), ("fuse", TREE))
 
 Say = Callable[[str], None]
