@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import datetime
 import io
 import json
@@ -323,9 +324,12 @@ def limit(memory: int) -> None:
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (most, most))
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+        with contextlib.suppress(
+            PermissionError
+        ):  # a container's root that may not: the limits above hold all the same
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
 
 
 def main() -> int:

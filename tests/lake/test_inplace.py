@@ -8,8 +8,11 @@ import sys
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from lake import assemblies, imports, inplace, manifests, publish, refs, stores, sync, versions
+from lake import assemblies, imports, inplace, manifests, publish, reading, refs, stores, sync, versions
+from lake.config import StoreConfig
 from lake.errors import Corrupt, NotFound, Refused
 from lake.imports import Wanted
 
@@ -249,3 +252,35 @@ def test_an_import_that_was_killed_leaves_nothing_visible_and_comes_out_the_same
     assert packs_before and packs_before < {info.key for info in stores.list_objects(lake, "packs/")}
     assert made.version == publish.publish_objects(third, "p", other, "in", tmp_path / "t", {}).version
     assert versions.verify(lake, made.version, tmp_path).problems == ()
+
+
+name = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=6).filter(
+    lambda text: text not in (".", "..") and len(text.encode()) < 200
+)
+trees = st.dictionaries(
+    st.lists(name, min_size=1, max_size=3).map("/".join), st.binary(max_size=5000), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(trees)
+def test_any_tree_comes_back_and_is_one_version_packed_and_in_place(tmp_path_factory, files):
+    folder = tmp_path_factory.mktemp("tree")
+    lake, other = (
+        stores.open_store(StoreConfig(name=one, idc="a", url=f"file://{folder}/{one}"))
+        for one in ("lake", "other")
+    )
+    clash = {path for path in files for more in files if more.startswith(f"{path}/")}
+    files = {path: data for path, data in files.items() if path not in clash}
+    for number, data in enumerate(files.values()):
+        stores.put(other, f"o/{number}", data)
+    wanted = [Wanted(path, "other", f"o/{number}") for number, path in enumerate(files)]
+    found = imports.listed_items(wanted, named(other))
+    packed = publish.publish_items(lake, "p", found.items, named(other), folder / "s", {})
+    opened = reading.open_version(lake, packed.version)
+    rows = pa.concat_tables(versions.rows(lake, packed.version))
+    assert dict(reading.read_rows(opened, rows)) == files
+    in_place = inplace.publish_in_place(other, "p", found.items, named(other), {})
+    assert in_place.version == packed.version
+    opened = reading.open_version(other, packed.version, named(other))
+    assert dict(reading.read_rows(opened, pa.concat_tables(versions.rows(other, packed.version)))) == files
