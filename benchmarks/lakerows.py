@@ -2,8 +2,9 @@
 
     python -m benchmarks.lakerows PHASE FOLDER ROWS    → {"rows", "seconds", "cpu_s", "peak_mib", …}
 
-Phases build on each other in FOLDER: `build`, `change` (1 % of the drives have other bytes), `verify` (every part and location
-read and checked), `diff` (of the two), `diff-all` (against a version that shares nothing), `catalog`, `query`, `query-day`.
+Phases build on each other in FOLDER: `build`, `change` (1 % of the drives have other bytes), `grow` (1 % more at the end), `verify`
+(every part and location read and checked), `diff` (of the first two), `diff-grown`, `diff-all` (against a version that shares nothing),
+`catalog`, `query`, `query-day`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 from lake import building, catalog, manifests, stores, versions
 from lake.config import StoreConfig
 from lake.manifests import FRAME_COLUMNS, KEY_COLUMNS
+from lake.packs import pack_key
 from lake.stores import Store
 
 CHANNELS = 6
@@ -151,6 +153,8 @@ def _catalog(folder: Path, rows: int) -> dict[str, float]:
             table = table.append_column(
                 name, _repeated([value], np.zeros(DRIVE_ROWS, int)) if isinstance(value, str) else value
             )
+        for pack in table["pack"].unique().to_pylist():
+            stores.put(store, pack_key(pack), b"stands for a pack")
         catalog.write_frames(store, table, date, vehicle, f"d{drive:06d}", "ab" * 32)
     count = rows // DRIVE_ROWS * DRIVE_ROWS
     return {"rows": count, "seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
@@ -173,8 +177,10 @@ def measure(phase: str, folder: Path, rows: int) -> dict[str, float]:
         "build": lambda: _build(folder, rows, "old", lambda drive: 0),
         "change": lambda: _build(folder, rows, "new", lambda drive: int(drive % 100 == 7)),
         "build-other": lambda: _build(folder, rows, "other", lambda drive: 2),
+        "grow": lambda: _build(folder, rows + max(rows // 100, DRIVE_ROWS), "grown", lambda drive: 0),
         "verify": lambda: _verify(folder),
         "diff": lambda: _diff(folder, "new"),
+        "diff-grown": lambda: _diff(folder, "grown"),
         "diff-all": lambda: _diff(folder, "other"),
         "catalog": lambda: _catalog(folder, rows),
         "query": lambda: _query(folder, "output = '720p'"),

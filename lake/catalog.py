@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lake import pruning, stores
+from lake import leases, pruning, stores
 from lake.canonical import blake3_hex, canonical_json, read_json
 from lake.catalogcache import cache_folder, local_copies
 from lake.errors import Conflict, NotFound, Refused
 from lake.names import check_part
-from lake.packs import parquet_bytes
+from lake.packs import pack_key, parquet_bytes
 from lake.stores import Store
 
 PREFIX = "catalog/frames/"
@@ -92,22 +92,36 @@ def write_frames(store: Store, table: pa.Table, date: str, vehicle: str, drive: 
     """Write the frames of one drive; the key. The same rows again are fine.
 
     table: FRAME_SCHEMA and any further columns of the types of tags. Raises Refused for rows of another date, vehicle or drive
-    and for other types, Conflict for other rows under the same names, or a column that has another type in the catalogue.
+    and for other types, NotFound for a pack that is not there, Conflict for other rows under the same names, or for a column that
+    has another type in the catalogue.
     """
     key = frames_key(date, vehicle, drive, recipe)
     for name, value in (("date", date), ("vehicle", vehicle), ("drive", drive)):
         if table[name].null_count or not pc.all(pc.equal(table[name], value)).as_py():
             raise Refused(f"the frames of {vehicle}/{drive}", f"not all of them have {name} {value!r}")
     data = parquet_bytes(_typed(store, table))
+    with leases.writing(store, f"the frames of {vehicle}/{drive}"):
+        _check_packs(store, table, f"the frames of {vehicle}/{drive}")
+        _write_once(store, key, data, f"the frames of {vehicle}/{drive}")
+    return key
+
+
+def _check_packs(store: Store, table: pa.Table, what: str) -> None:
+    """One that was there before the lease may have been garbage, and gone by now."""
+    for pack in pc.unique(table["pack"]).to_pylist():
+        if not stores.exists(store, pack_key(pack)):
+            raise NotFound(
+                f"{pack_key(pack)} of {what}", f"it is not in store {store.name}", "ingest the drive again"
+            )
+
+
+def _write_once(store: Store, key: str, data: bytes, what: str) -> None:
     if not stores.put_if_absent(store, key, data):
         there = pq.read_table(pa.BufferReader(stores.get(store, key)))
         if not there.equals(pq.read_table(pa.BufferReader(data))):
             raise Conflict(
-                f"the frames of {vehicle}/{drive}",
-                f"{key} has other rows for the same recipe",
-                "upload the drive under another name",
+                what, f"{key} has other rows for the same recipe", "upload the drive under another name"
             )
-    return key
 
 
 def _typed(store: Store, table: pa.Table) -> pa.Table:

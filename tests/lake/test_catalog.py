@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lake import catalog, catalogcache, holdings, publish, stores
 from lake.config import StoreConfig
-from lake.errors import Conflict, Refused
+from lake.errors import Conflict, NotFound, Refused
 from lake.pruning import visible
 from tests.lake.frames import cut
 
@@ -159,6 +159,17 @@ def test_rows_of_another_drive_are_refused(make_folder_store, tmp_path):
     for place in (("2026-06-02", "car", "d1"), ("2026-06-01", "bus", "d1"), ("2026-06-01", "car", "d2")):
         with pytest.raises(Refused, match="not all of them"):
             catalog.write_frames(store, rows, *place, "ab" * 32)
+
+
+def test_frames_without_their_pack_are_refused(make_folder_store, tmp_path):
+    store = make_folder_store()
+    cut(store, tmp_path, "d1", 2)
+    rows = catalog.read_frames(store, "2026-06-01", "car", "d1", "ab" * 32)
+    for info in list(stores.list_objects(store, "packs/")):
+        stores.delete(store, info.key)
+    with pytest.raises(NotFound, match="ingest the drive again"):
+        catalog.write_frames(store, rows, "2026-06-01", "car", "d1", "cd" * 32)
+    assert len(catalog.drives_in(store)) == 1
 
 
 def test_copies_are_shared_and_bounded(nine, tmp_path, monkeypatch):
