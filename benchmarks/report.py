@@ -134,6 +134,18 @@ def to_markdown(report: Report, picture: str | None = None) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def into_page(page: str, section: str) -> str:
+    """A page with this section in place of the one under the same first heading, or at its end; the rest stays."""
+    heading = section.split("\n", 1)[0]
+    pieces = re.split(r"^(?=# )", page, flags=re.MULTILINE)
+    places = [place for place, piece in enumerate(pieces) if piece.split("\n", 1)[0] == heading]
+    if not places:
+        return page.rstrip() + "\n\n" + section if page.strip() else section
+    after = "\n" if places[0] + 1 < len(pieces) else ""
+    pieces[places[0]] = section + after
+    return "".join(pieces)
+
+
 def write_plot(report: Report, path: Path) -> None:
     """All plots of a report as one SVG. Raises Refused where matplotlib is missing (`make bench` installs it)."""
     try:

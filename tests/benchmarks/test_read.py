@@ -81,7 +81,7 @@ def test_it_measures_everything_and_leaves_nothing(
     assert requests["value"] <= 20
     assert requests["value"] / requests["ratio"] == pytest.approx(200)  # JuiceFS: one for each frame
     page = (tmp_path / "page.md").read_text()
-    assert "](page.svg)" in page and (tmp_path / "page.svg").stat().st_size > 1000
+    assert "](page-read.svg)" in page and (tmp_path / "page-read.svg").stat().st_size > 1000
     assert left(tmp_path / "disk") == []
 
 

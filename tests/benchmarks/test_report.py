@@ -76,6 +76,17 @@ def test_the_page_has_every_row_and_breaks_no_table() -> None:
     assert "![outlap bench sample](sample.svg)" in page
 
 
+def test_a_section_takes_the_place_of_its_older_one_alone() -> None:
+    page = "# Benchmarks\n\nprose\n"
+    for title in ("a", "b", "a"):
+        page = report.into_page(page, f"# {title}\n\n## more\n\nold {title}\n")
+    assert page == "# Benchmarks\n\nprose\n\n# a\n\n## more\n\nold a\n\n# b\n\n## more\n\nold b\n"
+    assert report.into_page(page, "# a\n\nnew\n") == (
+        "# Benchmarks\n\nprose\n\n# a\n\nnew\n\n# b\n\n## more\n\nold b\n"
+    )
+    assert report.into_page("", "# a\n") == "# a\n"
+
+
 @given(FIGURES)
 def test_numbers_keep_their_size(value: float) -> None:
     shown = float(report.number(value).replace(",", ""))
