@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cacheengine.image import ImageInfo, build_image
+from cacheengine import mountapi
+from cacheengine.image import ImageInfo, build_image, device_sizes
 from lake.errors import Corrupt, Refused
 
 PACKS = ["a" * 64, "b" * 64]
@@ -111,6 +116,130 @@ def test_hostile_paths_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(Refused):
         build_image(tmp_path / "i", [rows([path])], PACKS)
     assert list(tmp_path.iterdir()) == []
+
+
+def cut(text: str) -> str:
+    """As much of it as 255 bytes of UTF-8 hold."""
+    return text.encode()[:255].decode(errors="ignore")
+
+
+LONG = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=3
+).map(lambda text: cut(text * 255))
+
+
+@settings(max_examples=25, deadline=None)
+@given(paths=st.sets(st.lists(LONG, min_size=1, max_size=12).map("/".join), max_size=30))
+def test_names_of_255_bytes_in_any_script_are_seen_by_the_kernel(
+    tmp_path_factory: pytest.TempPathFactory, paths: set[str]
+) -> None:
+    named = [path for path in paths if not {".", ".."} & set(path.split("/")) and len(path.encode()) < 4096]
+    table = rows(without_clashes(set(named)), size=0)
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "pack").touch()
+    build_image(folder / "i", [table], PACKS)
+    fsck(folder / "i", 2)
+    with mounted(folder / "i", [folder / "pack"] * 2, folder / "view") as view:
+        found = {str(Path(at).relative_to(view) / name) for at, _, files in os.walk(view) for name in files}
+    assert found == set(table["path"].to_pylist())
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def mounted(image: Path, devices: list[Path], target: Path) -> Iterator[Path]:
+    target.mkdir()
+    mountapi.mount_erofs(image, devices, target)
+    try:
+        yield target
+    finally:
+        mountapi.unmount(target)
+
+
+def test_ten_thousand_packs_mount_and_each_gives_its_bytes(tmp_path: Path) -> None:
+    packs = [f"{number:064x}" for number in range(10_000)]
+    table = pa.table(
+        {
+            "path": [f"{number % 100:02d}/{number:05d}" for number in range(10_000)],
+            "size": [5] * 10_000,
+            "pack": packs,
+            "offset": [4096 * (number % 3) for number in range(10_000)],
+        }
+    ).sort_by("path")
+    build_image(tmp_path / "i", [table], packs)
+    (tmp_path / "packs").mkdir()
+    devices = [tmp_path / "packs" / f"{pack}.tar" for pack in packs]
+    for number, (device, size) in enumerate(zip(devices, device_sizes(tmp_path / "i"), strict=True)):
+        device.write_bytes(bytes(size - 4096) + (b"%05d" % number).ljust(4096, b"\0"))
+    with mounted(tmp_path / "i", devices, tmp_path / "view") as view:
+        for number in (0, 1, 255, 256, 4095, 9999, *range(7, 10_000, 501)):
+            assert (view / f"{number % 100:02d}/{number:05d}").read_bytes() == b"%05d" % number
+
+
+@pytest.mark.slow
+def test_a_folder_of_a_million_names(tmp_path: Path) -> None:
+    names = [f"{number:07d}-{'é' * (number % 60)}" for number in range(1_000_000)]
+    build_image(tmp_path / "i", [rows([f"one/{name}" for name in names], size=0)], PACKS)
+    fsck(tmp_path / "i", 2)
+    (tmp_path / "pack").touch()
+    with mounted(tmp_path / "i", [tmp_path / "pack"] * 2, tmp_path / "view") as view:
+        assert os.listdir(view / "one") == names  # noqa: PTH208 (a million Path objects)
+        assert all((view / "one" / name).is_file() for name in names[::9973])
+
+
+HOSTILE = st.one_of(
+    st.text("./\0a\n\\ é", max_size=8),
+    st.text(max_size=5),
+    st.sampled_from(
+        ["n" * 256, "../../etc/passwd", "a" * 255, "a/" * 2048 + "a", "a", "a/b", "b\u202e", "."]
+    ),
+)
+NUMBER = st.integers(-(1 << 63), (1 << 63) - 1) | st.sampled_from(
+    [0, 4096, 8192, 1 << 32, 1 << 43, (1 << 43) - 4096]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(entries=st.lists(st.tuples(HOSTILE, NUMBER, NUMBER), min_size=1, max_size=6), in_order=st.booleans())
+def test_hostile_rows_are_refused_or_give_a_tree_that_the_kernel_reads(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, int, int]], in_order: bool
+) -> None:
+    """The kernel parses the image, so nothing that a manifest says may make one that is wrong."""
+    if in_order:
+        entries = sorted(
+            {path: entry for entry in entries for path in entry[:1]}.values(), key=lambda e: e[0].encode()
+        )
+    folder = tmp_path_factory.mktemp("hostile")
+    table = pa.table(
+        {
+            "path": pa.array([path for path, _, _ in entries], pa.string()),
+            "size": pa.array([size for _, size, _ in entries], pa.int64()),
+            "pack": pa.array([PACKS[0]] * len(entries)),
+            "offset": pa.array([offset for _, _, offset in entries], pa.int64()),
+        }
+    )
+    try:
+        build_image(folder / "i", [table], PACKS)
+    except (Refused, Corrupt):
+        assert list(folder.iterdir()) == []
+    else:
+        fsck(folder / "i", 2)
+        (folder / "pack").touch()
+        with mounted(folder / "i", [folder / "pack"] * 2, folder / "view") as view:
+            seen = {
+                str(Path(at).relative_to(view) / name): (Path(at) / name).stat().st_size
+                for at, _, names in os.walk(view)
+                for name in names
+            }
+            assert seen == {path: size for path, size, _ in entries}
+            for path, size in seen.items():
+                with (view / path).open(
+                    "rb"
+                ) as file:  # the pack is empty: zeros or an error, and nothing else
+                    try:
+                        assert not any(file.read(min(size, 5000)))
+                    except OSError as error:
+                        assert error.errno == errno.EIO
+    shutil.rmtree(folder)
 
 
 def test_names_of_255_bytes_are_legal(tmp_path: Path) -> None:
