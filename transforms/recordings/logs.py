@@ -63,7 +63,7 @@ def _tracks(fixes: Mapping[str, list[Fix]], problems: list[Problem]) -> tuple[Tr
                 good.setdefault(fix.stamp_ns, fix)
         if lost := len(found) - len(good):
             problems.append(
-                Problem("message", f"{lost} of {len(found)} positions are no place or no time", topic)
+                Problem("message", f"{lost} of {len(found)} positions of {topic} are no place or no time")
             )
         if good:
             times = np.array(sorted(good), np.int64)
@@ -143,6 +143,5 @@ def open_logs(logs: Sequence[Log]) -> LogRecording:
     codecs = tuple(sorted({f"{g.codec or 'unknown'} ({topic})" for topic, g in gathered.pictures.items()}))
     others = tuple(sorted({topic.schema for topic, read in gathered.readers.items() if read is None}))
     calibrations = _calibrations(gathered, names)
-    return LogRecording(
-        channels, codecs or others, tuple(problems), _tracks(gathered.fixes, problems), calibrations
-    )
+    tracks = _tracks(gathered.fixes, problems)
+    return LogRecording(channels, codecs or others, tuple(problems), tracks, calibrations)

@@ -126,7 +126,6 @@ class Counter:
     _pictures: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     _coded: int = 0
     _previous: tuple[int, int] = (0, 0)
-    _shown: int = 0
 
     def parameters(self, kind: int, unit: bytes) -> None:
         """Raises NoOrder for parameter sets that cannot be read."""
@@ -176,11 +175,11 @@ class Counter:
         assert isinstance(sequence, _H264Sequence)
         if kind == 5:
             self._coded, self._previous = self._coded + 1, (0, 0)
-        self._shown += 1
-        if sequence.count_type == 2:  # shown as coded
-            return self._coded, self._shown
         bits.u(2 if sequence.separate_planes else 0)
-        bits.u(sequence.frame_num_bits)
+        number = bits.u(sequence.frame_num_bits)
+        if sequence.count_type == 2:  # shown as coded (8.2.1.3)
+            referred = unit[0] >> 5 & 3 != 0
+            return self._coded, 2 * self._count(number, sequence.frame_num_bits, keep=True) - (not referred)
         if kind == 5:
             bits.ue()
         lsb = bits.u(sequence.count_bits)
