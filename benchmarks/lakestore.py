@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -32,7 +33,8 @@ from lake.stores import Store
 PARALLEL = 16
 KEY_ID, KEY = "bench", "bench-secret"
 SMALL = (2_000, 30_000)
-PACK_BYTES = 64 << 20
+PACK_BYTES = 32 << 20
+AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,14 @@ def seaweed(folder: Path) -> Iterator[Seaweed]:
         return True
 
     os.environ["BENCH_KEY_ID"], os.environ["BENCH_KEY"] = KEY_ID, KEY
-    secrets = {
-        "access_key_id": SecretRef(env="BENCH_KEY_ID"),
-        "secret_access_key": SecretRef(env="BENCH_KEY"),
-    }
-    config = StoreConfig(name="bench", idc="here", url="s3://bench", endpoint=endpoint, **secrets)
+    config = StoreConfig(
+        name="bench",
+        idc="here",
+        url="s3://bench",
+        endpoint=endpoint,
+        access_key_id=SecretRef(env="BENCH_KEY_ID"),
+        secret_access_key=SecretRef(env="BENCH_KEY"),
+    )
     with rivals.started(command, folder / "log", ready):
         yield Seaweed(endpoint, f"http://127.0.0.1:{ports['metrics']}/metrics", stores.open_store(config))
 
@@ -137,7 +142,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _put_packs(server: Seaweed, source: Path, scratch: Path) -> list[str]:
-    """Two at a time: one is packed and hashed while the other is on its way."""
+    """Some at a time: one is packed and hashed while others are on their way."""
     groups: list[list[str]] = [[]]
     room = 0
     for name in _names(source):
@@ -155,7 +160,7 @@ def _put_packs(server: Seaweed, source: Path, scratch: Path) -> list[str]:
         path.unlink()
         return pack.id
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(one, groups))
 
 
@@ -171,7 +176,7 @@ def _get_packs(server: Seaweed, ids: list[str], target: Path) -> None:
         if digest.hexdigest() != pack_id:
             raise AssertionError(pack_id)
 
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(one, ids))
 
 
@@ -236,8 +241,8 @@ def measure(folder: Path, count: int) -> tuple[int, dict[str, Moved]]:
             ("rclone", lambda target: _rclone(server, "w:bench/rclone", str(target))),
         )
         for name, get in gets:
-            target = folder / "out"
+            target = folder / f"out-{name}"
             target.mkdir()
-            done[f"get {name}"] = _timed(server, lambda get=get, target=target: get(target))
+            done[f"get {name}"] = _timed(server, partial(get, target))
             shutil.rmtree(target)
     return size, done
