@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lake import catalog, leases, manifests, refs, stores
+from lake import catalog, leases, ledger, manifests, refs, stores
 from lake.assemblies import OpenNamed
 from lake.building import checked_parts, put_parts
 from lake.errors import Refused
@@ -222,20 +223,37 @@ def publish_items(
     tag: str | None = None,
     progress: Progress | None = None,
 ) -> Published:
-    """Publish files packed on the way in. items: ITEMS and any columns of frames and tags, sorted by path."""
+    """Publish files packed on the way in. items: ITEMS and any columns of frames and tags, sorted by path.
+
+    Objects that the last import of this dataset brought in, and that have not changed since, are not read again (lake/ledger.py).
+    """
     extra = [name for name in items.schema.names if name not in ITEMS.names]
     fields = [pa.field(name, items.schema.field(name).type) for name in extra]
+    known = ledger.unchanged(store, dataset, items)
+
+    def packed() -> Iterator[pa.Table]:
+        if known is None or not pc.any(known[1]).as_py():
+            yield from pack_items(store, items, open_named, scratch, progress)
+            return
+        fresh = items.filter(pc.invert(known[1]))
+        made = [FILE_SCHEMA.empty_table()]
+        for table in pack_items(store, fresh, open_named, scratch, progress):
+            made.append(table.select(FILE_SCHEMA.names))
+        yield from ledger.merged(store, known[0], items.filter(known[1]), pa.concat_tables(made))
 
     def rows() -> Iterator[pa.Table]:
         start = 0
-        for packed in pack_items(store, items, open_named, scratch, progress):
-            more = items.slice(start, packed.num_rows)
-            start += packed.num_rows
+        for table in packed():
+            more = items.slice(start, table.num_rows)
+            start += table.num_rows
             for name in extra:
-                packed = packed.append_column(name, more[name])
-            yield packed
+                table = table.append_column(name, more[name])
+            yield table
 
-    return publish_rows(store, dataset, rows(), pa.schema([*FILE_SCHEMA, *fields]), origin, tag)
+    done = publish_rows(store, dataset, rows(), pa.schema([*FILE_SCHEMA, *fields]), origin, tag)
+    if known is None or known[0] != done.version or not pc.all(known[1]).as_py():
+        ledger.keep_ledger(store, dataset, done.version, items)
+    return done
 
 
 def publish_folder(

@@ -222,6 +222,48 @@ def test_large_files_go_in_piece_by_piece_and_a_file_that_grows_is_refused(
     assert not list((tmp_path / "s").iterdir())
 
 
+def test_an_import_again_reads_only_what_is_new_or_changed(make_folder_store, tmp_path, monkeypatch):
+    lake, other, third = make_folder_store(), make_folder_store("other"), make_folder_store("third")
+    files = {f"{n:03d}": b"%d" % n * 100 for n in range(50)}
+    fill(other, files)
+    publish.publish_objects(lake, "p", other, "in", tmp_path / "s", {})
+    read = []
+    real = stores.get
+
+    def get(store, key):
+        if store.name == "other":
+            read.append(key)
+        return real(store, key)
+
+    monkeypatch.setattr(stores, "get", get)
+    before = sorted(info.key for info in stores.list_objects(lake, ""))
+    assert not publish.publish_objects(lake, "p", other, "in", tmp_path / "s", {}).is_new
+    assert read == [] and sorted(info.key for info in stores.list_objects(lake, "")) == before
+    changes = {"007": b"seven", "0070": b"new", "zzz": b"last", "000!": b"early"}
+    fill(other, changes)
+    stores.delete(other, "in/003")
+    files = {name: data for name, data in (files | changes).items() if name != "003"}
+    items = imports.prefix_items(other, "in")
+    weather = pa.array([f"w{path}" for path in items["path"].to_pylist()])
+    made = publish.publish_items(
+        lake, "p", items.append_column("weather", weather), named(other), tmp_path / "s", {}
+    )
+    assert sorted(read) == sorted(f"in/{name}" for name in changes)
+    rows = pa.concat_tables(versions.rows(lake, made.version))
+    assert rows["weather"].to_pylist() == [f"w{path}" for path in rows["path"].to_pylist()]
+    assert dict(reading.read_rows(reading.open_version(lake, made.version), rows)) == files
+    plain = publish.publish_objects(lake, "p", other, "in", tmp_path / "s", {})
+    assert plain.version == publish.publish_objects(third, "p", other, "in", tmp_path / "t", {}).version
+    assert versions.verify(lake, plain.version, tmp_path).problems == ()
+    # a memory that lies or is lost costs reading, nothing else
+    for data in (b"no Parquet", None):
+        key = "imports/p.parquet"
+        stores.put(lake, key, data) if data else stores.delete(lake, key)
+        read.clear()
+        assert publish.publish_objects(lake, "p", other, "in", tmp_path / "s", {}).version == plain.version
+        assert len(read) == len(files)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
