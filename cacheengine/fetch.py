@@ -17,14 +17,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from blake3 import blake3
 
-from cacheengine import disks, metrics, packcache
+from cacheengine import assembled, disks, metrics, packcache
 from cacheengine.errors import Busy, FetchFailed
 from cacheengine.have import Ints, make
 from cacheengine.packcache import CacheDir
 from cacheengine.wanted import PackWant
 from lake import stores
+from lake.assemblies import OpenNamed
 from lake.errors import Explained, NotFound, StoreDown
 from lake.packs import pack_key
+from lake.reading import no_other_store
 from lake.stores import Store
 
 GAP = 256 << 10
@@ -95,8 +97,13 @@ def _get(store: Store, key: str, offset: int, length: int) -> bytes:
     raise AssertionError
 
 
-def fetch_piece(store: Store, want: PackWant, piece: Piece, fd: int) -> list[Bad]:
+def fetch_piece(
+    store: Store, want: PackWant, piece: Piece, fd: int, open_named: OpenNamed = no_other_store
+) -> list[Bad]:
     """Fetch one request's members, check and write them; those whose bytes are wrong twice. Raises NotFound, StoreDown, OSError."""
+    if want.assembled:
+        failed = assembled.fetch_members(store, want, range(piece.first, piece.last), fd, open_named)
+        return [Bad(want.pack, int(want.offset[row]), cause) for row, cause in failed]
     if piece.last - piece.first == 1 and piece.length > REQUEST:
         return _fetch_long(store, want, piece.first, fd)
     rows = list(range(piece.first, piece.last))
@@ -218,11 +225,13 @@ def fetch(
     marked: Marked = lambda want, rows: None,
     stop: threading.Event | None = None,
     give_way: Callable[[], None] = lambda: None,
+    open_named: OpenNamed = no_other_store,
 ) -> list[Bad]:
     """Make the members of all jobs resident; those that could not be. Space must be reserved before.
 
     marked(want, rows): called from worker threads after rows of a job's want were marked. stop: ends it early; what was marked stays.
-    give_way: called before each request; waits while readers should go first. Raises FetchFailed when the store is away (what was
+    give_way: called before each request; waits while readers should go first. open_named: stores of objects
+    that were published in place. Raises FetchFailed when the store is away (what was
     marked stays), or the disk fails.
     """
     abort = _Abort(stop or threading.Event())
@@ -234,7 +243,7 @@ def fetch(
         try:
             give_way()
             if not abort.now:
-                wrong = fetch_piece(store, want, piece, session.fd)
+                wrong = fetch_piece(store, want, piece, session.fd, open_named)
                 bad.extend(wrong)
                 rows = np.arange(piece.first, piece.last)
                 rows = rows[~np.isin(want.offset[rows], [one.offset for one in wrong])]

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from cacheengine.errors import FetchFailed
+
 
 def within(
     slots: threading.Semaphore,
@@ -40,3 +42,11 @@ def within(
         raise too_slow()
     if raised:
         raise raised[0]
+
+
+def too_slow(pack_id: str, wait_s: float) -> FetchFailed:
+    return FetchFailed(
+        f"the pack {pack_id[:12]}",
+        f"its bytes did not come within {wait_s:g} s",
+        "look at the store; the fetch goes on, so read it again",
+    )

@@ -12,8 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cacheengine import metrics
+from cacheengine.assembled import assembly
+from cacheengine.have import Ints
 from cacheengine.wanted import PackWant
 from lake import stores
+from lake.assemblies import assembly_size
 from lake.errors import Corrupt, NotFound
 from lake.packs import pack_key, read_members
 from lake.stores import Store
@@ -24,16 +27,17 @@ def all_members(store: Store, folder: Path, pack_id: str, believed: Sequence[Pac
 
     folder: where lists are kept. Raises NotFound, Corrupt, StoreDown.
     """
-    size, table = _listed(store, folder, pack_id)
+    is_assembled = any(one.assembled for one in believed)
+    size, table = _listed(store, folder, pack_id, is_assembled)
     columns = [_want_of(pack_id, size, table), *believed]
     offset = np.concatenate([c.offset for c in columns])[::-1]
     unique, at = np.unique(offset, return_index=True)  # of several at one offset the last counts
     merged = np.concatenate([c.length for c in columns])[::-1][at]
     content = np.concatenate([c.content_id for c in columns])[::-1][at]
-    return PackWant(pack_id, size, unique, merged, content)
+    return PackWant(pack_id, size, unique, merged, content, is_assembled, all(one.hashed for one in believed))
 
 
-def _listed(store: Store, folder: Path, pack_id: str) -> tuple[int, pa.Table]:
+def _listed(store: Store, folder: Path, pack_id: str, is_assembled: bool) -> tuple[int, pa.Table]:
     """(size of the pack, its own list of members), from this node or the store."""
     kept = folder / f"{pack_id}.parquet"
     try:
@@ -41,16 +45,20 @@ def _listed(store: Store, folder: Path, pack_id: str) -> tuple[int, pa.Table]:
         return int(table.schema.metadata[b"outlap.size"]), table
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         pass
-    info = stores.head(store, pack_key(pack_id))
-    if info is None:
-        raise NotFound(pack_key(pack_id), f"it is not in store {store.name}", "sync the version again")
-    table = read_members(store, pack_id)
-    metrics.store_requests.inc(3)
-    kept_table = table.replace_schema_metadata({b"outlap.size": str(info.size).encode()})
+    if is_assembled:
+        table = assembly(store, pack_id)
+        size = assembly_size(table)
+    else:
+        info = stores.head(store, pack_key(pack_id))
+        if info is None:
+            raise NotFound(pack_key(pack_id), f"it is not in store {store.name}", "sync the version again")
+        table, size = read_members(store, pack_id), info.size
+        metrics.store_requests.inc(3)
+    kept_table = table.replace_schema_metadata({b"outlap.size": str(size).encode()})
     with kept.with_name(f".{pack_id}.{os.getpid()}.{threading.get_ident()}.tmp").open("wb") as out:
         pq.write_table(kept_table, out)
     Path(out.name).replace(kept)
-    return info.size, table
+    return size, table
 
 
 def _want_of(pack_id: str, size: int, table: pa.Table) -> PackWant:
@@ -67,3 +75,10 @@ def _want_of(pack_id: str, size: int, table: pa.Table) -> PackWant:
             pack_key(pack_id), "its list has a content id that is no hash", "ingest the drive again"
         ) from error
     return PackWant(pack_id, size, offset, length, content)
+
+
+def touching(want: PackWant, offset: int, length: int) -> Ints:
+    """Rows of members with a byte in [offset, offset + length). Members are in order and do not overlap, but for wrong ones."""
+    last = int(np.searchsorted(want.offset, offset + length, "left"))
+    ends = want.offset[:last] + want.length[:last]
+    return np.flatnonzero(ends > offset)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,11 @@ def node_store(config: Config, node: NodeConfig) -> Store:
     if node.store is None:
         return lake_store(config, node.idc)
     return open_store(config.store_named(node.store), node.idc)
+
+
+def store_opener(config: Config, node: NodeConfig) -> Callable[[str], Store]:
+    """Opens a store by name, as seen from the node, once: objects published in place name theirs. Raises NotFound."""
+    return cache(lambda name: open_store(config.store_named(name), node.idc))
 
 
 def node_token(node: NodeConfig) -> str | None:

@@ -24,13 +24,15 @@ from cacheengine import disks, fetch, giveway, intime, metrics, packcache, reada
 from cacheengine import have as haves
 from cacheengine.errors import Busy, FetchFailed, NoSpace
 from cacheengine.have import Mask
-from cacheengine.memberlists import all_members
-from cacheengine.node import node_store, read_node_file
+from cacheengine.memberlists import all_members, touching
+from cacheengine.node import node_store, read_node_file, store_opener
 from cacheengine.packcache import Cache, CacheDir, open_cache
 from cacheengine.reserving import Need
 from cacheengine.wanted import PackWant
+from lake.assemblies import OpenNamed
 from lake.config import load_config
 from lake.errors import Corrupt, Explained
+from lake.reading import no_other_store
 from lake.stores import Store
 
 FLUSH_EVERY_S = 2.0
@@ -73,7 +75,13 @@ class ReadThrough:
     """
 
     def __init__(
-        self, cache: Cache, store: Store, views: Path, counts: Path | None = None, wait_s: float = READ_WAIT_S
+        self,
+        cache: Cache,
+        store: Store,
+        views: Path,
+        counts: Path | None = None,
+        wait_s: float = READ_WAIT_S,
+        open_named: OpenNamed = no_other_store,
     ) -> None:
         self._cache, self._store, self._views, self._counts = cache, store, views, counts
         self._members = views.parent / "members"
@@ -83,6 +91,7 @@ class ReadThrough:
         self._loading: dict[str, threading.Lock] = {}
         self._views_seen = -1
         self._known: dict[str, list[tuple[wanted.Want, int]]] = {}
+        self._open_named = open_named
         self._wait_s, self._slots = wait_s, threading.Semaphore(AT_ONCE)
         self._ahead_slots = threading.Semaphore(AHEAD_AT_ONCE)
         self.missed_bytes = 0
@@ -104,7 +113,7 @@ class ReadThrough:
         end = time.monotonic() + self._wait_s
         for _ in range(8):
             pack = self._pack(pack_id, end)
-            rows = _touching(pack.want, offset, length)
+            rows = touching(pack.want, offset, length)
             mine, waits = self._claim(pack, rows)
             if not len(mine) and not waits:
                 return
@@ -112,13 +121,13 @@ class ReadThrough:
                 intime.within(
                     self._slots,
                     end,
-                    partial(_too_slow, pack_id, self._wait_s),
+                    partial(intime.too_slow, pack_id, self._wait_s),
                     partial(self._fetch_claimed, pack, mine, ROOM_WAIT_S),
                     partial(self._let_go, pack, mine),
                 )
             for event in waits:
                 if not event.wait(max(0.0, end - time.monotonic())):
-                    raise _too_slow(pack_id, self._wait_s)
+                    raise intime.too_slow(pack_id, self._wait_s)
         raise FetchFailed(
             f"the pack {pack_id[:12]}", "its bytes were taken away as fast as they came", "make room"
         )
@@ -149,7 +158,7 @@ class ReadThrough:
             self.make_resident(pack_id, offset, length)
             pack = self._pack(pack_id, time.monotonic() + self._wait_s)
             data = os.pread(pack.fd, length, offset)
-            rows = _touching(pack.want, offset, length)
+            rows = touching(pack.want, offset, length)
             with self._lock:
                 good = bool(pack.there[rows].all())
                 ahead = readahead.follow(pack.streams, offset, length, pack.want.size) if good else None
@@ -171,7 +180,7 @@ class ReadThrough:
                 for at in range(
                     start, end, AHEAD_STEP
                 ):  # in steps: who comes to the first waits for it alone
-                    mine, _ = self._claim(pack, _touching(pack.want, at, min(AHEAD_STEP, end - at)))
+                    mine, _ = self._claim(pack, touching(pack.want, at, min(AHEAD_STEP, end - at)))
                     if len(mine):
                         self._fetch_claimed(pack, mine, 0.0)
                         metrics.ahead_bytes.inc(int(pack.want.length[mine].sum()))
@@ -247,7 +256,7 @@ class ReadThrough:
         for piece in fetch.plan(want.offset, want.length):
             if self._counts is not None:
                 giveway.say(self._counts.with_suffix(giveway.SUFFIX))
-            bad += fetch.fetch_piece(self._store, want, piece, pack.fd)
+            bad += fetch.fetch_piece(self._store, want, piece, pack.fd, self._open_named)
         failed = np.isin(want.offset, [one.offset for one in bad])
         size = int(want.length[~failed].sum())
         metrics.miss_bytes.inc(size)
@@ -289,13 +298,13 @@ class ReadThrough:
             return pack
         end = end or time.monotonic() + self._wait_s
         if not loading.acquire(timeout=max(0.0, end - time.monotonic())):
-            raise _too_slow(pack_id, self._wait_s)
+            raise intime.too_slow(pack_id, self._wait_s)
         try:
             with self._lock:
                 current = self._packs.get(pack_id)
             if current is not None and current is not pack and _holds(current):
                 return current
-            too_slow = partial(_too_slow, pack_id, self._wait_s)
+            too_slow = partial(intime.too_slow, pack_id, self._wait_s)
             intime.within(self._slots, end, too_slow, partial(self._load_into, pack_id))
             with self._lock:
                 return self._packs[pack_id]
@@ -366,21 +375,6 @@ class ReadThrough:
         return all_members(self._store, self._members, pack_id, believed)
 
 
-def _too_slow(pack_id: str, wait_s: float) -> FetchFailed:
-    return FetchFailed(
-        f"the pack {pack_id[:12]}",
-        f"its bytes did not come within {wait_s:g} s",
-        "look at the store; the fetch goes on, so read it again",
-    )
-
-
-def _touching(want: PackWant, offset: int, length: int) -> haves.Ints:
-    """Rows of members with a byte in [offset, offset + length). Members are in order and do not overlap, but for wrong ones."""
-    last = int(np.searchsorted(want.offset, offset + length, "left"))
-    ends = want.offset[:last] + want.length[:last]
-    return np.flatnonzero(ends > offset)
-
-
 def _holds(pack: _Pack) -> bool:
     """Whether what we know of the pack is still true: same file, nothing taken away."""
     path = packcache.pack_path(pack.directory, pack.want.pack)
@@ -394,7 +388,9 @@ def _holds(pack: _Pack) -> bool:
 def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
     """For a process that the agent starts with `--node-config`: settings from its file, stores from the configuration."""
     node = read_node_file(node_file)
-    cache, store = open_cache(node.cache_dirs), node_store(load_config(), node)
+    config = load_config()
+    cache, store = open_cache(node.cache_dirs), node_store(config, node)
     folder = node.state_dir / "counts"
     folder.mkdir(parents=True, exist_ok=True)
-    return ReadThrough(cache, store, node.views, folder / f"{name}.json", node.read_wait_s)
+    counts, opener = folder / f"{name}.json", store_opener(config, node)
+    return ReadThrough(cache, store, node.views, counts, node.read_wait_s, opener)

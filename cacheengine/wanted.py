@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 
 from cacheengine.have import Have, Heads, Ints, Mask, make
 from lake import versions
-from lake.assemblies import refuse_assembled
 from lake.canonical import is_hash
 from lake.errors import Corrupt, NotFound, Refused
 from lake.manifests import read_root
@@ -170,7 +169,6 @@ def save_want(
     Raises NotFound (no such version here, or paths that it does not have), Corrupt, StoreDown.
     """
     available = versions.read_available(store, version)
-    refuse_assembled(available, "read")
     identity = read_root(store, version).identity
     chosen = None if paths is None else pa.array(sorted(set(paths)), pa.string())
     views.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,15 @@ from cacheengine.agent.state import Node, load_state
 from cacheengine.client import Control
 from cacheengine.errors import Busy
 from cacheengine.have import write_durably
-from cacheengine.node import NodeConfig, client_tokens, load_node, node_store, node_token, write_node_file
+from cacheengine.node import (
+    NodeConfig,
+    client_tokens,
+    load_node,
+    node_store,
+    node_token,
+    store_opener,
+    write_node_file,
+)
 from cacheengine.packcache import open_cache
 from lake.config import Config, load_config
 from lake.errors import Explained, Refused
@@ -97,6 +105,7 @@ def start(config: Config, settings: NodeConfig) -> tuple[Node, Control | None]:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     store = once(lambda: node_store(config, settings))
     node = Node(settings, open_cache(settings.cache_dirs), store, boot_id)
+    node.open_named = store_opener(config, settings)
     if control is not None:
         node.file_list = control.file_list
     load_state(node)

@@ -200,6 +200,7 @@ def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
             marked,
             node.stop_warm,
             giveway.to_readers(node.config.state_dir / "counts", node.stop_warm),
+            node.open_named,
         )
     except BaseException as error:
         if isinstance(error, Explained):

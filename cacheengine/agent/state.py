@@ -27,6 +27,8 @@ from cacheengine.wire import (
     VersionReport,
     Wire,
 )
+from lake.assemblies import OpenNamed
+from lake.reading import no_other_store
 from lake.stores import Store
 
 MOST_FAILURES = 1000
@@ -105,6 +107,7 @@ class Node:
     store: Callable[[], Store]
     boot_id: str
     file_list: Callable[[DesiredVersion], list[str] | None] = lambda _: None
+    open_named: OpenNamed = no_other_store
     address: str = ""
     lock: threading.RLock = field(default_factory=threading.RLock)
     space: threading.RLock = field(default_factory=threading.RLock)
