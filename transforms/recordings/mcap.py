@@ -46,19 +46,34 @@ class McapLog:
     whole: bool = False
     _schemas: dict[int, tuple[str, bytes]] = field(default_factory=dict)
     _topics: dict[int, Topic] = field(default_factory=dict)
+    _sum: bool = True
     _crc: int = 0
-    _told: int | None = None
     _chunks: ChunkCache = field(default_factory=ChunkCache)
 
     def _problem(self, kind: Kind, evidence: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(Problem(kind, evidence))
 
+    def _has_data_crc(self) -> bool:
+        """Whether DataEnd, before the summary or the footer, gives a CRC: most writers give none, and it costs a third."""
+        tail = len(MAGIC) + 20 + RECORD.size
+        footer = self.source.read(max(0, self.source.size - tail), tail)
+        if len(footer) < tail or footer[-8:] != MAGIC or footer[0] != FOOTER:
+            return False  # it was cut off, so DataEnd is not there or the file is told as partial anyway
+        (start,) = struct.unpack_from("<Q", footer, RECORD.size)
+        end = (start or self.source.size - tail) - RECORD.size - 4
+        found = self.source.read(max(0, end), RECORD.size + 4)
+        return len(found) < RECORD.size + 4 or found[0] != DATA_END or found[RECORD.size :] != bytes(4)
+
+    def _add(self, data: bytes) -> None:
+        if self._sum:
+            self._crc = zlib.crc32(data, self._crc)
+
     def messages(self) -> Iterator[Message]:
         """Every message of the data section, in the order of the file. Raises Unreadable for what is no MCAP."""
         if self.source.read(0, len(MAGIC)) != MAGIC:
             raise Unreadable(self.source.name, "it does not begin as an MCAP file does")
-        self._crc = zlib.crc32(MAGIC)
+        self._sum, self._crc = self._has_data_crc(), zlib.crc32(MAGIC)
         at = len(MAGIC)
         while not self.whole:
             head = self.source.read(at, RECORD.size)
@@ -87,14 +102,13 @@ class McapLog:
             at = body + size
 
     def _record(self, kind: int, at: int, body: int, size: int) -> Iterator[Message]:
-        head = RECORD.pack(kind, size)
-        self._crc = zlib.crc32(head, self._crc)
+        self._add(RECORD.pack(kind, size))
         if kind == ATTACHMENT:
             self._attachment(body, size)
             return
         if kind == CHUNK and size <= MAX_CHUNK:
             data = self.source.read(body, size)
-            self._crc = zlib.crc32(data, self._crc)
+            self._add(data)
             try:
                 records = self._open_chunk(data, at)
             except (BadPacking, ValueError, struct.error) as error:
@@ -105,7 +119,7 @@ class McapLog:
             yield from self._inside(records, at)
         elif kind in (SCHEMA, CHANNEL, MESSAGE, HEADER) and size <= MAX_CHUNK:
             data = self.source.read(body, size)
-            self._crc = zlib.crc32(data, self._crc)
+            self._add(data)
             yield from self._plain(kind, memoryview(data), -1, body, at)
         else:
             if kind in (CHUNK, MESSAGE):
@@ -122,7 +136,7 @@ class McapLog:
             if not data:
                 break
             own = zlib.crc32(data, own)
-            self._crc = zlib.crc32(data, self._crc)
+            self._add(data)
             at, size = at + len(data), size - len(data)
         return own
 
@@ -194,7 +208,7 @@ class McapLog:
     def _end(self, at: int) -> None:
         """DataEnd, the summary and the footer: their CRCs, and whether the file counted as we did."""
         (told,) = struct.unpack("<I", self.source.read(at + RECORD.size, 4).ljust(4, b"\0"))
-        if told not in (0, self._crc):
+        if self._sum and told not in (0, self._crc):
             self._problem(
                 "crc", f"the data section of {at} bytes has CRC {self._crc:08x}, it says {told:08x}"
             )
