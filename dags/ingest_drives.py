@@ -14,7 +14,7 @@ with DAG(
     description="Take complete drives from landing, check them, cut frames, fill the catalogue",
     doc_md="""
 Finds the drives of the landing bucket that are complete and not ingested yet, and ingests each in a task of its own,
-at most 200 in a run.
+at most 200 in a run. The clips of a drive that is too large for one task are cut by several, before that.
 
 A drive in quarantine does not stop the others: the task `report` names it, and its rules and evidence lie in
 `quarantine/` of the lake. A drive without `COMPLETE.json` is reported as not ready. Running it again does only what
@@ -60,7 +60,19 @@ is left.
     def to_ingest(found: dict[str, Any]) -> list[dict[str, str]]:
         return list(found["to_ingest"])
 
-    @task(map_index_template="{{ drive_name }}", max_active_tis_per_dagrun=8)
+    @task
+    def to_cut(found: dict[str, Any]) -> list[dict[str, Any]]:
+        params = get_current_context()["params"]
+        return ingest.plan_cuts(found, params["cut"], params["rate_hz"])
+
+    @task(map_index_template="{{ shard_name }}", max_active_tis_per_dagrun=16)
+    def cut_shard(shard: dict[str, Any]) -> dict[str, Any]:
+        context = get_current_context()
+        context["shard_name"] = f"{shard['vehicle']}/{shard['drive']} {shard['shard'][:8]}"
+        return ingest.cut_shard(shard, context["params"]["cut"], context["params"]["rate_hz"])
+
+    # also when a shard failed, or there was none: what is not cut yet is cut here
+    @task(map_index_template="{{ drive_name }}", max_active_tis_per_dagrun=8, trigger_rule="all_done")
     def ingest_drive(pair: dict[str, str]) -> dict[str, Any]:
         context = get_current_context()
         context["drive_name"] = f"{pair['vehicle']}/{pair['drive']}"
@@ -71,4 +83,6 @@ is left.
         return ingest.report_batch(found, [item for item in reports if item is not None])
 
     found = find()
-    report(found, ingest_drive.expand(pair=to_ingest(found)))
+    ingested = ingest_drive.expand(pair=to_ingest(found))
+    cut_shard.expand(shard=to_cut(found)) >> ingested
+    report(found, ingested)

@@ -14,6 +14,7 @@ from lake.config import load_config
 from lake.errors import NotFound
 from outlap_airflow.faults import told
 from outlap_airflow.settings import scratch_folder
+from transforms.errors import TransformError
 
 # Airflow's own limits: a map of thousands freezes its scheduler. The rest is left for the next run, and said so.
 MOST_DRIVES = 200
@@ -95,12 +96,61 @@ def find_drives(
 
 
 @told()
-def ingest_one(pair: Pair, cut: str, rate_hz: float | None) -> dict[str, Any]:
-    """Ingest one drive; the JSON of its IngestReport (findings of a quarantined drive included)."""
+def plan_cuts(found: Mapping[str, Any], cut: str, rate_hz: float | None) -> list[dict[str, Any]]:
+    """The shards of drives that are too large for one task: {vehicle, drive, shard, shard_bytes}, at most 200.
+
+    A shard is named, not spelt out: its paths may be many, and the same drive and size give the same shards again.
+    """
+    from lake.stores import landing_store
+    from transforms import shards
+
+    pairs = [(pair["vehicle"], pair["drive"]) for pair in found["to_ingest"]]
+    uploads, recipe, size = landing_store(load_config()), recipe_for(cut, rate_hz), shards.SHARD_BYTES
+    while True:
+        planned = [shard for shard in shards.plan_shards(uploads, pairs, recipe, size).shards if shard.clips]
+        if len(planned) <= MOST_DRIVES:
+            break
+        size *= 2
+    return [
+        {"vehicle": vehicle, "drive": drive, "shard": shard.id, "shard_bytes": size}
+        for shard in planned
+        for vehicle, drive in shard.drives
+    ]
+
+
+@told(TransformError)
+def cut_shard(named: Mapping[str, Any], cut: str, rate_hz: float | None) -> dict[str, Any]:
+    """Cut the clips of one shard and keep them for ingest_one; {shard, cut, kept}. Raises NotFound for a drive that changed."""
     from lake.stores import lake_store, landing_store
-    from transforms.ingest import ingest_drive
+    from transforms import shards
 
     config = load_config()
+    uploads, recipe = landing_store(config), recipe_for(cut, rate_hz)
+    pair = (named["vehicle"], named["drive"])
+    planned = shards.plan_shards(uploads, [pair], recipe, named["shard_bytes"]).shards
+    shard = next((shard for shard in planned if shard.id == named["shard"]), None)
+    if shard is None:
+        raise NotFound(
+            f"the shard {named['shard']} of {pair[0]}/{pair[1]}",
+            "the drive was uploaded anew",
+            "run the DAG again",
+        )
+    with scratch_folder(config) as scratch:
+        done = shards.run_shard(uploads, lake_store(config), shard, recipe, scratch)
+    log.info("%s/%s: %d clips cut, %d were", *pair, done.cut, done.kept)
+    return {"shard": shard.id, "cut": done.cut, "kept": done.kept}
+
+
+@told()
+def ingest_one(pair: Pair, cut: str, rate_hz: float | None) -> dict[str, Any]:
+    """Ingest one drive, with what shards have cut of it; the JSON of its IngestReport, findings included."""
+    from lake.stores import lake_store, landing_store
+    from transforms.ingest import ingest_drive
+    from transforms.shards import plan_shards
+
+    config = load_config()
+    recipe = recipe_for(cut, rate_hz)
+    is_split = plan_shards(landing_store(config), [(pair["vehicle"], pair["drive"])], recipe).split != ()
     name = f"{pair['vehicle']}/{pair['drive']}"
 
     def progress(step: str, done: int, total: int) -> None:
@@ -112,9 +162,10 @@ def ingest_one(pair: Pair, cut: str, rate_hz: float | None) -> dict[str, Any]:
             lake_store(config),
             pair["vehicle"],
             pair["drive"],
-            recipe_for(cut, rate_hz),
+            recipe,
             scratch,
             progress,
+            keep=is_split,
         )
     for finding in report.findings:
         log.warning(
