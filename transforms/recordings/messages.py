@@ -79,6 +79,8 @@ class MessageChannel:
         context = new_decoder(self.codec, self.extradata, threads)
         if self.raw is not None:
             name = RAW[self.raw.encoding][0]
+            # swscale makes limited range of a mosaic whatever it is asked for, so `packets` gives RGB
+            name = "rgb24" if name.startswith("bayer") else name
             context.width, context.height = self.raw.width, self.raw.height
             context.pix_fmt = (
                 name.replace("le", "be") if self.raw.big_endian and name.endswith("le") else name
@@ -111,10 +113,15 @@ def _pixels(shot: Shot) -> bytes:
         raise Malformed(
             f"{shot.width}x{shot.height} {shot.encoding} in {len(shot.data)} bytes, rows of {shot.step}"
         )
-    if shot.step == row:
+    name = RAW[shot.encoding or ""][0]
+    if shot.step == row and not name.startswith("bayer"):
         return bytes(shot.data[: row * shot.height])
     padded = bytes(shot.data).ljust(shot.step * shot.height, b"\0")[: shot.step * shot.height]
-    return np.frombuffer(padded, np.uint8).reshape(shot.height, shot.step)[:, :row].tobytes()
+    rows = np.frombuffer(padded, np.uint8).reshape(shot.height, shot.step)[:, :row]
+    if name.startswith("bayer"):
+        mosaic = av.VideoFrame.from_ndarray(np.ascontiguousarray(rows), format=name)
+        return mosaic.reformat(format="rgb24").to_ndarray().tobytes()
+    return rows.tobytes()
 
 
 @dataclass
@@ -168,6 +175,8 @@ class Gathering:
         raw = _Raw(shot.encoding, shot.width, shot.height, shot.big_endian)
         if not 0 < raw.width * raw.height <= MAX_PIXELS:
             raise Malformed(f"it says that it has {raw.width}x{raw.height} pixels")
+        if raw.encoding.startswith("bayer") and (raw.width % 2 or raw.height % 2):
+            raise Malformed(f"a mosaic of {raw.width}x{raw.height} is not whole")
         if self.raw is None:
             self.raw, self.codec, self.size = raw, "rawvideo", (raw.width, raw.height)
         if raw != self.raw:
