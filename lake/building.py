@@ -9,10 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from lake.errors import Refused
@@ -21,8 +18,6 @@ from lake.paths import check_folders
 from lake.stores import Store
 
 WRITERS = 4
-BATCH_ROWS = 65_536
-SORT_MEMORY = "512MB"
 
 
 @dataclass(frozen=True)
@@ -67,26 +62,3 @@ def put_parts(store: Store, parts: Iterable[pa.Table], names: Sequence[str]) -> 
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
-
-
-def in_order(batches: Iterable[pa.Table], schema: Any, scratch: Path) -> Iterator[pa.Table]:
-    """Rows in any order → the same rows by ascending path (bytes), sorted on disk when they are many.
-
-    Raises Refused when the rows cannot be sorted (no column `path`, no room in scratch).
-    """
-    scratch.mkdir(parents=True, exist_ok=True)
-    reader = pa.RecordBatchReader.from_batches(
-        schema, (piece for batch in batches for piece in batch.cast(schema).to_batches())
-    )
-    connection = duckdb.connect(
-        config={"threads": "2", "temp_directory": str(scratch / "sort"), "memory_limit": SORT_MEMORY}
-    )
-    try:
-        connection.register("rows_in", reader)
-        ordered = connection.sql("select * from rows_in order by path").to_arrow_reader(BATCH_ROWS)
-        for batch in ordered:
-            yield pa.Table.from_batches([batch]).cast(schema)
-    except duckdb.Error as error:
-        raise Refused("the rows to sort", str(error).splitlines()[0]) from error
-    finally:
-        connection.close()

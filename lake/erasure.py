@@ -62,14 +62,16 @@ class Erased:
     rest: tuple[str, ...] = REST
 
 
+def _landed(store: Store, vehicle: str, drive: str) -> dict[str, int]:
+    """Key → size of the upload and of what was said against it."""
+    found = {info.key: info.size for info in stores.list_objects(store, f"landing/{vehicle}/{drive}/")}
+    refused = stores.head(store, f"quarantine/{vehicle}/{drive}.json")
+    return found | ({refused.key: refused.size} if refused is not None else {})
+
+
 def _own_keys(store: Store, vehicle: str, drive: str) -> dict[str, int]:
     """Key → size of what is kept under the drive's name."""
-    found: dict[str, int] = {}
-    for prefix in (f"landing/{vehicle}/{drive}/", f"quarantine/{vehicle}/"):
-        found |= {info.key: info.size for info in stores.list_objects(store, prefix)}
-    found = {
-        key: size for key, size in found.items() if f"/{drive}/" in key or key.endswith(f"/{drive}.json")
-    }
+    found = _landed(store, vehicle, drive)
     for date in stores.list_folders(store, f"raw/{vehicle}/"):
         prefix = f"raw/{vehicle}/{date}/{drive}/"
         found |= {info.key: info.size for info in stores.list_objects(store, prefix)}
@@ -101,10 +103,19 @@ def _tags_of(store: Store, version: str) -> list[Ref]:
     return [ref for name in names for ref in refs.list_refs(store, name) if ref.version == version]
 
 
-def erase_drive(store: Store, vehicle: str, drive: str, scratch: Path, *, dry_run: bool = True) -> Erased:
+def erase_drive(
+    store: Store,
+    vehicle: str,
+    drive: str,
+    scratch: Path,
+    landing: Store | None = None,
+    *,
+    dry_run: bool = True,
+) -> Erased:
     """Delete a drive for good. Raises NotFound, StoreDown, Conflict; then run it again: what was done stays done.
 
-    A drive is found by the columns `drive` and `vehicle` of rows; where rows have no vehicle, by `drive` alone.
+    landing: where it was uploaded, if that is another store; keys there are reported as `store: key`. A drive is found by the columns
+    `drive` and `vehicle` of rows; where rows have no vehicle, by `drive` alone.
     """
     check_part("the vehicle", vehicle)
     check_part("the drive", drive)
@@ -118,14 +129,18 @@ def erase_drive(store: Store, vehicle: str, drive: str, scratch: Path, *, dry_ru
             table = catalog.read_frames(store, cut.date, vehicle, drive, cut.recipe)
             packs |= set(table["pack"].unique().to_pylist())
     own = _own_keys(store, vehicle, drive)
+    landed = _landed(landing, vehicle, drive) if landing is not None else {}
+    named = {f"{landing.name}: {key}": size for key, size in landed.items()} if landing is not None else {}
     files = {version: sum(one.files for one in holdings if one.version == version) for version in held}
     if dry_run:
         tags = {
             version: tuple(f"{ref.dataset}@{ref.tag}" for ref in _tags_of(store, version)) for version in held
         }
-        sizes = own | {
-            pack_key(pack): info.size for pack in packs if (info := stores.head(store, pack_key(pack)))
-        }
+        sizes = (
+            own
+            | named
+            | {pack_key(pack): info.size for pack in packs if (info := stores.head(store, pack_key(pack)))}
+        )
         replaced = tuple(Replaced(version, None, files[version], tags[version]) for version in held)
         return Erased(vehicle, drive, True, replaced, 0, tuple(sorted(sizes)), sum(sizes.values()))
     done = {version: _replace(store, version, vehicle, drive) for version in held}
@@ -135,7 +150,10 @@ def erase_drive(store: Store, vehicle: str, drive: str, scratch: Path, *, dry_ru
     for ref in refs.list_refs(store, BETWEEN):
         stores.delete(store, refs.ref_key(BETWEEN, ref.tag))
     made_anew = _free_packs(store, set(held), packs, scratch)
-    objects = _delete(store, set(held), packs, own, scratch)
+    objects = _delete(store, set(held), packs, own, scratch) | named
+    for key in landed:
+        assert landing is not None
+        stores.delete(landing, key)
     report = Erased(vehicle, drive, False, replaced, made_anew, tuple(sorted(objects)), sum(objects.values()))
     key = f"deletions/{vehicle}-{drive}-{time.time_ns():019d}.json"
     stores.put(store, key, json.dumps(asdict(report), indent=1).encode())

@@ -27,12 +27,14 @@ def delete_drive(
     """
     from lake.config import load_config
     from lake.erasure import erase_drive
-    from lake.stores import lake_store
+    from lake.stores import lake_store, landing_store
     from outlap.scratch import scratch
 
-    store = lake_store(load_config(), idc)
+    config = load_config()
+    store = lake_store(config, idc)
+    landing = landing_store(config, idc) if config.idc_named(idc).landing is not None else None
     with scratch() as folder:
-        report = erase_drive(store, vehicle, drive, folder, dry_run=not delete)
+        report = erase_drive(store, vehicle, drive, folder, landing, dry_run=not delete)
     if as_json:
         show.json_line(asdict(report))
         return

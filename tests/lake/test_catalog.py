@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,7 +104,7 @@ WHERE = st.recursive(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(WHERE)
 def test_pruning_never_changes_an_answer(nine, where):
     store, folder = nine
@@ -113,6 +114,28 @@ def test_pruning_never_changes_an_answer(nine, where):
         patch.setattr(catalog.pruning, "visible", lambda sql, partitions: [True] * len(partitions))
         whole, all_files = asked(store, folder, sql)
     assert pruned.equals(whole) and len(files) <= len(all_files) == 9
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.permutations(range(18)), st.integers(1, 18))
+def test_any_order_of_rows_and_any_batches_give_the_same_version(nine, tmp_path_factory, order, size):
+    """As another machine would have cut and asked: the files of the catalogue in another order, answers in other batches."""
+    store, folder = nine
+    with catalog.query(store, "select * from frames", folder) as answer:
+        rows = pa.concat_tables(answer.rows)
+    expected = publish.version_of("a", [rows], rows.schema)
+    other = stores.open_store(
+        StoreConfig(name="o", idc="i", url=f"file://{tmp_path_factory.mktemp('other')}")
+    )
+    for info in stores.list_objects(store, "packs/"):
+        stores.put(other, info.key, stores.get(store, info.key))
+    shuffled = rows.take(order)
+    for place in set(zip(*(rows[name].to_pylist() for name in ("date", "vehicle", "drive")), strict=True)):
+        mine = shuffled.filter(pc.equal(shuffled["drive"], place[2]))
+        catalog.write_frames(other, mine, *place, "ab" * 32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "BATCH_ROWS", size)
+        assert publish.publish_query(other, "b", "select * from frames", folder, {}).version == expected
 
 
 def test_what_is_not_understood_excludes_nothing():

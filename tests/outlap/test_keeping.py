@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,3 +94,24 @@ def test_moments():
     assert moment_ns("1970-01-01") == 86_400 * 10**9 - 1000
     with pytest.raises(Refused, match="time"):
         moment_ns("Tuesday")
+
+
+def test_what_nodes_shall_hold_is_needed(place, capsys, monkeypatch):
+    """gc asks the control service of every IDC; one that does not answer is an error, never "nobody needs it"."""
+    made = [publish(capsys, place, text) for text in ("one", "two")]
+    outlap(capsys, "delete", "a@v1")
+    settings = SETTINGS.format(home=place).replace(
+        'store = "lake"', 'store = "lake"\ncontrol = "http://127.0.0.1:9"'
+    )
+    (place / "outlap.toml").write_text(settings)
+    assert cli.run(["gc"]) == 1
+    control = SimpleNamespace(
+        nodes=lambda: [SimpleNamespace(node="n1")],
+        desired=lambda node: SimpleNamespace(versions=[SimpleNamespace(version=made[0])]),
+    )
+    monkeypatch.setattr("cacheengine.client.control_for", lambda config, idc: nullcontext(control))
+    for _ in range(3):
+        done = outlap(capsys, "gc", "--delete", "--grace-days", "0")
+    assert done["marked"] == 0
+    monkeypatch.setattr(control, "nodes", lambda: [])
+    assert len(outlap(capsys, "gc", "--grace-days", "0")["deleted"]) > 4
