@@ -201,7 +201,10 @@ def _delete(
         needed = _live(store, kept, also) | catalog_packs(store, scratch)
         due = [info for info in due if info.key not in needed]
         # what makes a version readable goes first: a run that is killed leaves none that seems whole
-        order = ("available/", "manifests/roots/")
+        order, gone, started = ("available/", "manifests/roots/"), list[Info](), time.monotonic()
         for info in sorted(due, key=lambda info: (not info.key.startswith(order), info.key)):
+            if time.monotonic() - started > leases.DELETE_S / 2:
+                break  # the rest next time: our own lease ends too
             stores.delete(store, info.key)
-    return due, ()
+            gone.append(info)
+    return gone, ()

@@ -26,16 +26,21 @@ WAIT_S = 60.0
 
 
 def _text(what: str, seconds: float) -> bytes:
-    return json.dumps({"what": what, "until_ns": time.time_ns() + int(seconds * 1e9)}).encode()
+    until_ns = time.time_ns() + int(seconds * 1e9)
+    return json.dumps({"what": what, "until_ns": until_ns, "of": secrets.token_hex(8)}).encode()
+
+
+def _until_ns(data: bytes) -> int:
+    return int(read_json(data, "a lease").get("until_ns", 0))
 
 
 def _running(store: Store, key: str) -> str | None:
     """What a lease is for; None when it is not there or has ended."""
     try:
-        value = read_json(stores.get(store, key), key)
+        data = stores.get(store, key)
     except NotFound:
         return None
-    return str(value.get("what")) if int(value.get("until_ns", 0)) > time.time_ns() else None
+    return str(read_json(data, key).get("what")) if _until_ns(data) > time.time_ns() else None
 
 
 @contextmanager
@@ -64,13 +69,24 @@ def writers(store: Store) -> list[str]:
 
 @contextmanager
 def deleting(store: Store) -> Iterator[list[str]]:
-    """What is being written now (then delete nothing). While this holds, no writer starts; DELETE_S at most."""
-    if _running(store, DELETING) is not None:
+    """What is being written now (then delete nothing). While this holds, no writer starts; stop after DELETE_S."""
+    mine = _text("garbage collection", DELETE_S)
+    try:
+        known, etag = stores.get_tagged(store, DELETING)
+    except NotFound:
+        known, etag = b"", None
+    if known and _until_ns(known) > time.time_ns():
         raise Conflict("garbage collection", "another one is deleting in this store", "wait for it")
-    stores.delete(store, DELETING)  # one that has ended
-    if not stores.put_if_absent(store, DELETING, _text("garbage collection", DELETE_S)):
-        raise Conflict("garbage collection", "another one was first", "wait for it")
+    stores.compare_and_swap(store, DELETING, mine, etag)  # raises Conflict when another collector was first
     try:
         yield writers(store)
     finally:
-        stores.delete(store, DELETING)
+        if _is(store, mine):
+            stores.delete(store, DELETING)
+
+
+def _is(store: Store, lease: bytes) -> bool:
+    try:
+        return stores.get(store, DELETING) == lease
+    except NotFound:
+        return False

@@ -1,8 +1,8 @@
 """Repack: a version that uses little of its packs gets packs of its own; its id and its tags stay.
 
-The rule: a pack of which the version needs less than half of the bytes is left (`SHARE`). Measured (docs/lake.md): down to a half,
-reading the wanted ranges of a pack costs what reading a dense one does, for near ranges come as one; below, time goes into requests,
-and the store keeps bytes that the version does not need. Packs that were published in place are not touched.
+The rule: a pack is left of which the version needs less than half (`SHARE`), each file counted with the header and the gap that it
+has in a pack. Measured (docs/lake.md): near ranges come as one request, so what lies between them travels too, and a fetch costs about
+1 / share of a dense one. Packs that were published in place are not touched.
 """
 
 from __future__ import annotations

@@ -168,6 +168,16 @@ def test_nothing_is_deleted_while_somebody_writes(make_folder_store, tmp_path, m
         with pytest.raises(Conflict, match="another"), leases.deleting(store):
             pass
     assert [key for key in keys(store) if key.startswith("leases/")] == []
+    # one lease of a collector that was killed is taken over; one that was taken over is not taken back
+    monkeypatch.setattr(leases, "DELETE_S", -1)
+    with leases.deleting(store):
+        monkeypatch.setattr(leases, "DELETE_S", 3600)
+        with leases.deleting(store):
+            pass
+        assert not stores.exists(store, leases.DELETING)
+        stores.put(store, leases.DELETING, leases._text("garbage collection", 60))
+    assert stores.exists(store, leases.DELETING)
+    stores.delete(store, leases.DELETING)
     # one that was killed ends by itself
     monkeypatch.setattr(leases, "WRITE_S", -1)
     with leases.writing(store, "killed"):
