@@ -10,10 +10,12 @@ import argparse
 import errno
 import json
 import os
+import select
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -65,11 +67,31 @@ class Work:
         self.file, self.ready = file, ready
         self.changed = trio.Event()
         self._limiter = trio.CapacityLimiter(THREADS)
+        self._requests: select.poll | None = None
 
     async def run(self, what: str, function: Callable[..., Result], *arguments: object) -> Result:
         """`function(*arguments)` in a thread. Raises FUSEError: ENOENT for NotFound, else EIO."""
-        try:
+        with self._explained(what):
             return await trio.to_thread.run_sync(function, *arguments, limiter=self._limiter)
+
+    def run_here(self, what: str, function: Callable[..., Result], *arguments: object) -> Result:
+        """The same at once, while nobody else is answered."""
+        with self._explained(what):
+            return function(*arguments)
+
+    def is_alone(self) -> bool:
+        """Whether no other request is under way or waits to be read: then a thread is only a detour."""
+        if self._limiter.borrowed_tokens:
+            return False
+        if self._requests is None:
+            self._requests = select.poll()
+            self._requests.register(_fuse_descriptor(), select.POLLIN)
+        return not self._requests.poll(0)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except NotFound as error:
             log.warning("not found", what=what, error=str(error))
             raise pyfuse3.FUSEError(errno.ENOENT) from error
@@ -90,6 +112,15 @@ class Work:
     def sent(self, size: int) -> None:
         self.counters.reads += 1
         self.counters.bytes += size
+
+
+def _fuse_descriptor() -> int:
+    """The connection to the kernel; pyfuse3 keeps it to itself."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if entry.readlink() == Path("/dev/fuse"):
+                return int(entry.name)
+    raise MountFailed("the FUSE connection", "it is not open", "see the log before")
 
 
 def attributes(

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from lake.errors import Corrupt
 
 Ints = npt.NDArray[np.int64]
 EXPECTED = 1 << 20  # what the kernel will read ahead (fuseserve.READ_AHEAD_KB)
+LARGEST_READ = 1 << 20  # FUSE asks for no more at once
 _ROWS = "the rows of the view"
 
 
@@ -148,13 +150,19 @@ def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def read_if_in_memory(descriptor: int, offset: int, length: int) -> bytes | None:
-    """The bytes when all of them are in the page cache; None when reading them would wait for a disk."""
-    buffer = bytearray(length)
+def read_if_in_memory(descriptor: int, offset: int, into: memoryview) -> bool:
+    """Fill it when all of the bytes are in the page cache; False when reading them would wait for a disk."""
     with suppress(OSError):
-        if os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT) == length:
-            return bytes(buffer)
-    return None
+        return os.preadv(descriptor, [into], offset, os.RWF_NOWAIT) == len(into)
+    return False
+
+
+def read_into(descriptor: int, offset: int, into: memoryview) -> int:
+    """How many bytes there are: fewer than asked for only at the end of the file. Blocks."""
+    have = 0
+    while have < len(into) and (got := os.preadv(descriptor, [into[have:]], offset + have)):
+        have += got
+    return have
 
 
 class Devices:
@@ -184,10 +192,17 @@ class Devices:
         if descriptor >= 0 and length:
             os.posix_fadvise(descriptor, offset, min(length, EXPECTED), os.POSIX_FADV_WILLNEED)
 
-    def at_once(self, device: int, offset: int, length: int) -> bytes | None:
-        """The bytes when no disk and no other process has to be waited for."""
-        descriptor = self._open[device]
-        return read_if_in_memory(descriptor, offset, length) if descriptor >= 0 else None
+    def is_local(self, device: int) -> bool:
+        return self._open[device] >= 0
+
+    def at_once(self, device: int, offset: int, into: memoryview) -> bool:
+        """Fill it when no disk and no other process has to be waited for."""
+        return read_if_in_memory(self._open[device], offset, into)
+
+    def read_here(self, device: int, offset: int, into: memoryview) -> None:
+        """Fill it from a local pack. Blocks. Raises FetchFailed when the pack is too short, OSError."""
+        if read_into(self._open[device], offset, into) != len(into):
+            raise FetchFailed(f"the pack {self._paths[device]}", f"it ends before byte {offset + len(into)}")
 
     def read(self, device: int, offset: int, length: int) -> bytes:
         """Blocks. Raises FetchFailed when the pack is too short, OSError (EIO from fetchfs)."""
@@ -219,6 +234,7 @@ class TreeFiles(pyfuse3.Operations):
         self._listings: dict[int, tuple[list[bytes], list[int]]] = {}
         self._next_listing = 0
         self._total = int(tree.size.sum())
+        self._buffer = memoryview(bytearray(LARGEST_READ))
 
     def _attributes(self, inode: int) -> pyfuse3.EntryAttributes:
         if inode < self._first_file:
@@ -260,10 +276,19 @@ class TreeFiles(pyfuse3.Operations):
         if length <= 0:
             return b""
         device, offset = int(tree.pack[file]), int(tree.offset[file]) + off
-        data = self._devices.at_once(device, offset, length)
-        if data is None:
-            what = f"the file {tree.paths[file].as_py()!r}"
-            data = await self._work.run(what, self._devices.read, device, offset, length)
+        what = f"the file {tree.paths[file].as_py()!r}"
+        here: bytes | None = None
+        if self._devices.is_local(device) and length <= LARGEST_READ:
+            # sent before the next request is read, for no await lies between: one buffer will do. pyfuse3 takes any.
+            buffer = self._buffer[:length]
+            if self._devices.at_once(device, offset, buffer):
+                here = cast("bytes", buffer)
+            elif self._work.is_alone():
+                self._work.run_here(what, self._devices.read_here, device, offset, buffer)
+                here = cast("bytes", buffer)
+        data = (
+            await self._work.run(what, self._devices.read, device, offset, length) if here is None else here
+        )
         self._work.sent(length)
         return data
 
