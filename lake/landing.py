@@ -11,7 +11,7 @@ Everything in it comes from a car and is checked before it is used.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -130,20 +130,30 @@ def read_drive(store: Store, vehicle: str, drive: str) -> Drive:
     return found
 
 
+def landed_key(vehicle: str, drive: str, path: str) -> str:
+    """Where a file of an upload lies."""
+    return f"{_folder(vehicle, drive)}/{check_path(path)}"
+
+
 def fetch_file(store: Store, vehicle: str, drive: str, file: LandedFile, to: Path) -> None:
     """Download one file and check it. Raises NotFound; Corrupt when size or SHA-256 differ from COMPLETE.json."""
-    key = f"{_folder(vehicle, drive)}/{check_path(file.path)}"
-    digest, size = hashlib.sha256(), 0
     to.parent.mkdir(parents=True, exist_ok=True)
     with to.open("wb") as out:
-        # obstore cannot stream an empty object
-        pieces = stores.stream(store, key) if file.size else iter([stores.get(store, key)])
-        for piece in pieces:
-            digest.update(piece)
-            size += len(piece)
+        for piece in read_file(store, vehicle, drive, file):
             out.write(piece)
-            if size > file.size:
-                break
+
+
+def read_file(store: Store, vehicle: str, drive: str, file: LandedFile) -> Iterator[bytes]:
+    """One file in pieces. At its end raises Corrupt when size or SHA-256 differ from COMPLETE.json. Raises NotFound."""
+    key = landed_key(vehicle, drive, file.path)
+    digest, size = hashlib.sha256(), 0
+    # obstore cannot stream an empty object
+    for piece in stores.stream(store, key) if file.size else iter([stores.get(store, key)]):
+        digest.update(piece)
+        size += len(piece)
+        yield piece
+        if size > file.size:
+            break
     if size != file.size:
         raise Corrupt(
             file.path, f"{size} bytes or more were uploaded, {COMPLETE} says {file.size}", "upload it again"
@@ -189,8 +199,12 @@ def raw_folder(vehicle: str, date: str, drive: str) -> str:
     return f"raw/{check_part('the vehicle', vehicle)}/{check_part('the date', date)}/{check_part('the drive', drive)}"
 
 
-def keep_raw(lake: Store, drive: Drive, date: str, files: Mapping[str, Path]) -> None:
-    """Keep the checked files (path → local copy) of a drive for ever, its COMPLETE.json last.
+def keep_raw(
+    lake: Store, drive: Drive, date: str, files: Mapping[str, Path], landing: Store | None = None
+) -> None:
+    """Keep the checked files (path → local copy, where there is one) of a drive for ever, its COMPLETE.json last.
+
+    What has no local copy is streamed from the landing, and checked once more on the way.
 
     Once that is there nothing is written. Before it, everything is: what lies there may be of an older upload, cut short.
     """
@@ -198,7 +212,12 @@ def keep_raw(lake: Store, drive: Drive, date: str, files: Mapping[str, Path]) ->
     if stores.exists(lake, f"{prefix}/{COMPLETE}"):
         return
     for file in drive.files:
-        stores.put_file(lake, f"{prefix}/{file.path}", files[file.path])
+        key = f"{prefix}/{file.path}"
+        if landing is None or file.path in files:
+            stores.put_file(lake, key, files[file.path])
+        else:
+            pieces = read_file(landing, drive.vehicle, drive.drive, file)
+            stores.put_pieces(lake, key, pieces, file.size)
     value = {
         "outlap": 1,
         "vehicle": drive.vehicle,

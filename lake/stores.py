@@ -229,10 +229,27 @@ def put_file(store: Store, key: str, path: Path) -> None:
     chunk = max(PART, -(-size // MOST_PARTS))
     with _explained(store, key, "write"):
         obstore.put(store.obs, key, path, use_multipart=size > MULTIPART_FROM, chunk_size=chunk)
+    _arrived(store, key, size)
+
+
+def _arrived(store: Store, key: str, size: int) -> None:
     arrived = head(store, key)
     if arrived is None or arrived.size != size:
         there = "nothing" if arrived is None else f"{arrived.size} bytes"
         raise StoreDown(f"write {key} in store {store.name}", f"of {size} bytes {there} arrived", _DOWN)
+
+
+def put_pieces(store: Store, key: str, pieces: Iterator[bytes], size: int) -> None:
+    """Write `size` bytes that come in pieces, as put_file does, without ever holding them. Raises StoreDown."""
+    _writable(store, key)
+    chunk = max(PART, -(-size // MOST_PARTS))
+    with _explained(store, key, "write"):
+        writer = obstore.open_writer(store.obs, key, buffer_size=chunk)
+        for piece in pieces:
+            writer.write(piece)
+        # only here it becomes visible: where a piece is wrong, what was written is left to the store's clean-up of parts
+        writer.close()
+    _arrived(store, key, size)
 
 
 def compare_and_swap(store: Store, key: str, data: bytes, etag: str | None) -> None:

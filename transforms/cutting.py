@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from lake import landing
 from lake.errors import Corrupt, NotFound
@@ -16,6 +17,8 @@ from transforms.cut import Piece, Workshop, choose, cut_channel, open_workshop
 from transforms.errors import Unreadable
 from transforms.moments import moments_of
 from transforms.recipe import Output, Recipe
+from transforms.recordings.formats import can_stay
+from transforms.recordings.source import StoreSource
 from transforms.seen import Seen, fetched, look_all, unfetched
 from transforms.times import Int64
 from transforms.work import Bench
@@ -34,7 +37,11 @@ class Cut:
 def fetch(
     landing_store: Store, drive: Drive, folder: Path, tell: Progress, only: Collection[str] | None = None
 ) -> list[Seen]:
-    """Bring the files of a drive here, or only those with these paths, and look at them. What cannot be brought is marked."""
+    """Bring the files of a drive here, or only those with these paths, and look at them. What cannot be brought is marked.
+
+    A recording that would fill more than a quarter of what is free here stays in the store: it is read once to check it, and
+    then by ranges.
+    """
     files = [file for file in drive.files if only is None or file.path in only]
     total = sum(file.size for file in files)
     done, found = 0, []
@@ -43,16 +50,31 @@ def fetch(
         # a number, since the paths of an upload may stand in each other's way
         path = folder / f"{number:06d}"
         try:
-            landing.fetch_file(landing_store, drive.vehicle, drive.drive, file, path)
+            if file.size > _room(folder) and can_stay(file.path):
+                for piece in landing.read_file(landing_store, drive.vehicle, drive.drive, file):
+                    done += len(piece)
+                    tell("fetch", done, total)
+                done -= file.size
+            else:
+                landing.fetch_file(landing_store, drive.vehicle, drive.drive, file, path)
         except NotFound as error:
             found.append(unfetched(file, error.why, missing=True))
         except Corrupt as error:
             found.append(unfetched(file, error.why, missing=False))
         else:
-            found.append(fetched(file, path))
+            key = landing.landed_key(drive.vehicle, drive.drive, file.path)
+            name = PurePosixPath(file.path).name
+            far = None if path.exists() else StoreSource(landing_store, key, name, file.size)
+            found.append(fetched(file, far or path))
         done += file.size
     tell("fetch", done, total)
     return look_all(found, drive.start_ns)
+
+
+def _room(folder: Path) -> int:
+    """Most bytes of a file that is brought here: the rest of the disk is for other files and for frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free // 4
 
 
 def choose_frames(drive: Sequence[Seen], recipe: Recipe) -> dict[int, Int64]:

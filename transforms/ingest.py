@@ -210,7 +210,8 @@ def _ingest(
         return dataclasses.replace(report, findings=findings)
 
     date = date_of(min(seen.start_ns for seen in drive_seen if seen.start_ns is not None))
-    landing.keep_raw(lake, drive, date, {seen.file.path: seen.path for seen in drive_seen if seen.path})
+    local = {seen.file.path: seen.path for seen in drive_seen if seen.path}
+    landing.keep_raw(lake, drive, date, local, landing_store)
     if landing.raw_fingerprint(lake, drive.vehicle, drive.drive) != drive.fingerprint:
         raise _conflict(drive)  # another run kept another drive under this name while we cut
     table = _pack(lake, drive, date, cuts, drive_seen, recipe, folder, tell)

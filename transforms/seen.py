@@ -24,7 +24,7 @@ from transforms.recordings.annexb import RawRecording
 from transforms.recordings.boxes import Boxes, read_boxes
 from transforms.recordings.folder import FolderRecording, name_channel, name_time
 from transforms.recordings.formats import LOGS, Format, format_of, open_group, plain_stem, split_of
-from transforms.recordings.source import FileSource, Source
+from transforms.recordings.source import Source, as_source
 from transforms.telemetry import Track
 from transforms.times import EARLIEST_NS, LATEST_NS, SECOND, Int64, parse_moment, ticks_to_ns
 
@@ -60,6 +60,7 @@ class Looks:
 class Seen:
     """One file of a drive. Fields are None while, or because, the step that gives them was not reached.
 
+    path: where it lies on this machine, if it does; source: its bytes, here or in the store.
     fetch_problem: why it is not here as COMPLETE.json says, `missing` when it is not there at all; unreadable: why it
     cannot be opened or (a track) read; number: of the channel in the recording that this one is about; start_ns: the time
     of the recording's own zero; start_from: who says so; times_ns: of each frame of the index; undecodable: why a frame
@@ -70,6 +71,7 @@ class Seen:
     role: Role
     channel: str
     path: Path | None = None
+    source: Source | None = None
     missing: bool = False
     fetch_problem: str | None = None
     format: Format | None = None
@@ -139,9 +141,11 @@ def unfetched(file: LandedFile, problem: str, missing: bool) -> Seen:
     return Seen(file, role_of(file), channel_of(file), missing=missing, fetch_problem=problem)
 
 
-def fetched(file: LandedFile, path: Path) -> Seen:
-    """A file that is here, and was not opened yet."""
-    return Seen(file, role_of(file), channel_of(file), path, format=format_of(file.path))
+def fetched(file: LandedFile, where: Path | Source) -> Seen:
+    """A file that was checked and not opened yet: on this machine, or left in the store."""
+    path = where if isinstance(where, Path) else None
+    source = as_source(where, PurePosixPath(file.path).name)
+    return Seen(file, role_of(file), channel_of(file), path, source, format=format_of(file.path))
 
 
 def within_reach(index: FrameIndex) -> bool:
@@ -171,7 +175,7 @@ def look_all(drive: Sequence[Seen], drive_start_ns: int | None) -> list[Seen]:
     found: list[Seen] = []
     for group in _groups(drive):
         first = group[0]
-        if first.role != "recording" or first.path is None or first.file.size == 0:
+        if first.role != "recording" or first.source is None or first.file.size == 0:
             found += [_plain(seen, sidecars) for seen in group]
             continue
         found += _open(group, sidecars.get(plain_stem(first.file.path)), drive_start_ns)
@@ -218,7 +222,7 @@ def _groups(drive: Sequence[Seen]) -> list[list[Seen]]:
     groups: dict[tuple[str, str], list[Seen]] = {}
     for number, seen in enumerate(drive):
         key = ("file", str(number))
-        if seen.path is not None and seen.file.size and seen.role == "recording":
+        if seen.source is not None and seen.file.size and seen.role == "recording":
             if seen.format == "pictures" and others and name_time(seen.file.path) is None:
                 # a preview beside a video
                 seen = dataclasses.replace(seen, role="other", format=None)
@@ -231,11 +235,6 @@ def _groups(drive: Sequence[Seen]) -> list[list[Seen]]:
         if kind != "file":
             members.sort(key=lambda seen: (split_of(seen.file.path)[1], seen.file.path))
     return list(groups.values())
-
-
-def _source(seen: Seen) -> Source:
-    assert seen.path is not None
-    return FileSource(seen.path, PurePosixPath(seen.file.path).name, seen.path.stat().st_size)
 
 
 def _read_sidecar(seen: Seen | None) -> Sidecar:
@@ -264,9 +263,9 @@ def _open(group: Sequence[Seen], beside: Seen | None, drive_start_ns: int | None
     """The Seen of each channel of a recording, and of the rest of its files."""
     first, rest = group[0], [dataclasses.replace(seen, role="part") for seen in group[1:]]
     kind = first.format
-    assert first.path is not None and kind is not None
+    assert first.source is not None and kind is not None
     if kind == "mp4":
-        boxes = read_boxes(first.path)
+        boxes = read_boxes(first.source)
         first = dataclasses.replace(first, boxes=boxes)
         if not boxes.is_mp4 or not boxes.has_header:
             return [first, *rest]
@@ -275,7 +274,7 @@ def _open(group: Sequence[Seen], beside: Seen | None, drive_start_ns: int | None
     except Unreadable as error:
         return [dataclasses.replace(first, sidecar_problem=error.why), *rest]
     try:
-        files = [(seen.file.path, _source(seen)) for seen in group]
+        files = [(seen.file.path, seen.source) for seen in group if seen.source]
         recording = open_group(kind, files, first.channel, sidecar.fps)
     except Unreadable as error:
         return [dataclasses.replace(first, unreadable=error.why), *rest]

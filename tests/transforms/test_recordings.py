@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -16,13 +16,15 @@ import zstandard
 from mcap.reader import make_reader
 from PIL import Image
 
+from lake import landing
 from lake.config import StoreConfig
+from lake.errors import Corrupt, StoreDown
 from lake.landing import LandedFile
-from lake.stores import open_store, put_file
+from lake.stores import Store, exists, open_store, put, put_file, put_pieces
 from outlap.synthetic import START_NS, read_frame_number
 from tests.transforms import made
-from tests.transforms.conftest import Place
-from transforms import rules
+from tests.transforms.conftest import Place, new_place
+from transforms import cutting, rules
 from transforms.recipe import Rate, Recipe
 from transforms.recordings import annexb
 from transforms.recordings.formats import open_group
@@ -501,3 +503,79 @@ def test_the_real_photograph_has_its_time_and_place(place: Place) -> None:
 
 def test_frame_numbers_of_the_made_pictures() -> None:
     assert read_frame_number(made.jpeg(7, 3)) == (3, 7)
+
+
+def far_drive(clip_bytes: Callable[..., bytes]) -> dict[str, bytes]:
+    sidecar = json.dumps({"fps": 10, "start_ns": START_NS}).encode()
+    return {
+        "CAM.mp4": clip_bytes(),
+        "log_0.mcap": made.mcap([("/far", COMPRESSED, "cdr", made.jpegs(12))], start=START_NS),
+        "RAW.h264": b"".join(made.video(12)),
+        "RAW.json": sidecar,
+        "d.bag": made.bag1(
+            "/bag", [made.ros1_compressed(t, made.jpeg(n)) for n, t in enumerate(made.times(12))]
+        ),
+    }
+
+
+def test_recordings_larger_than_scratch_are_read_where_they_lie(
+    tmp_path: Path, clip_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same lake, byte for byte, as when they are brought here."""
+    near, far = new_place(tmp_path / "near"), new_place(tmp_path / "far")
+    for place in (near, far):
+        place.upload(far_drive(clip_bytes), start_ns=START_NS)
+    assert near.ingest().outcome == "ingested"
+    monkeypatch.setattr(cutting, "_room", lambda folder: 100)
+    brought: list[str] = []
+    real = landing.fetch_file
+
+    def fetch_file(store: Store, vehicle: str, drive: str, file: LandedFile, to: Path) -> None:
+        brought.append(file.path)
+        real(store, vehicle, drive, file, to)
+
+    monkeypatch.setattr(landing, "fetch_file", fetch_file)
+    assert far.ingest().outcome == "ingested"
+    assert brought == ["RAW.json"]
+    assert far.objects() == near.objects()
+
+
+def test_a_recording_that_stays_in_the_store_is_checked_all_the_same(
+    place: Place, clip_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "_room", lambda folder: 100)
+    place.upload({"CAM.mp4": clip_bytes()}, start_ns=START_NS)
+    other = bytearray(clip_bytes())
+    other[-1] ^= 1
+    put(place.landing, "landing/car/d1/CAM.mp4", bytes(other))
+    assert [finding.rule for finding in place.ingest().findings] == ["checksum"]
+
+
+def test_a_recording_in_s3_goes_to_raw_without_touching_the_disk(
+    make_store: Callable[..., Store],
+    tmp_path: Path,
+    clip_bytes: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cutting, "_room", lambda folder: 100)
+    place = Place(tmp_path, make_store("landing"), make_store("lake"))
+    place.upload({"CAM.mp4": clip_bytes(), "empty.log": b""}, start_ns=START_NS)
+    assert place.ingest().outcome == "ingested"
+    raw = {key: data for key, data in place.objects().items() if key.startswith("raw/")}
+    assert clip_bytes() in raw.values() and len(raw) == 3
+
+
+def test_pieces_that_go_wrong_leave_no_object(make_store: Callable[..., Store]) -> None:
+    store = make_store("lake")
+
+    def pieces(good: bool) -> Iterator[bytes]:
+        yield from [b"x" * (3 << 20)] * 4
+        if not good:
+            raise Corrupt("a file", "it changed on the way")
+
+    with pytest.raises(Corrupt):
+        put_pieces(store, "raw/a", pieces(good=False), 12 << 20)
+    assert not exists(store, "raw/a")
+    put_pieces(store, "raw/a", pieces(good=True), 12 << 20)
+    with pytest.raises(StoreDown, match="of 7 bytes"):
+        put_pieces(store, "raw/b", pieces(good=True), 7)

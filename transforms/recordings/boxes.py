@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from transforms.recordings.source import Source, as_file, as_source
+
 # A file of one-second fragments has two boxes a second; a day of them is far below.
 MAX_BOXES = 1_000_000
 # Types that may stand first in a file that a recorder wrote.
@@ -26,11 +28,12 @@ class Boxes:
     last: str
 
 
-def read_boxes(path: Path) -> Boxes:
+def read_boxes(where: Path | Source) -> Boxes:
     """Walk the top-level boxes of a file, reading their headers only."""
-    size = path.stat().st_size
+    source = as_source(where)
+    size = source.size
     position, last, first, has_header = 0, "", "", False
-    with path.open("rb") as file:
+    with as_file(source) as file:
         for _ in range(MAX_BOXES):
             if position >= size:
                 break

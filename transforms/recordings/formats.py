@@ -46,6 +46,11 @@ def format_of(path: str) -> Format | None:
     return BY_SUFFIX.get(name.suffix.lower())
 
 
+def can_stay(path: str) -> bool:
+    """Whether a recording can be read by ranges where it lies: not SQLite's, nor one that is packed whole."""
+    return format_of(path) not in (None, "db3") and PurePosixPath(path).suffix.lower() != PACKED
+
+
 def plain_stem(path: str) -> str:
     """The path without its suffixes."""
     name = PurePosixPath(path)

@@ -7,10 +7,9 @@ from transforms.seen import Seen
 
 
 def check(seen: Seen) -> str | None:
-    if seen.boxes is None or seen.boxes.is_mp4 or seen.path is None:
+    if seen.boxes is None or seen.boxes.is_mp4 or seen.source is None:
         return None
-    with seen.path.open("rb") as file:
-        beginning = file.read(16)
+    beginning = seen.source.read(0, 16)
     return f"it begins with {beginning!r}, where a box of an MP4 should stand"
 
 
