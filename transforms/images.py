@@ -140,7 +140,7 @@ def resize_jpeg(data: bytes, outputs: Sequence[Output]) -> list[Picture]:
 def resize_jpegs(
     pictures: Iterable[bytes], outputs: Sequence[Output], threads: int
 ) -> Iterator[list[Picture] | Unreadable]:
-    """The same for many, in order, on so many threads of this process; at most two for each thread are in memory."""
+    """The same for many, in order, on so many threads of this process; at most four for each thread are in memory."""
 
     def one(data: bytes) -> list[Picture] | Unreadable:
         try:
@@ -151,7 +151,7 @@ def resize_jpegs(
     waiting: list[Future[list[Picture] | Unreadable]] = []
     source = iter(pictures)
     with ThreadPoolExecutor(threads, thread_name_prefix="resize") as pool:
-        waiting += [pool.submit(one, data) for data in islice(source, 2 * threads)]
+        waiting += [pool.submit(one, data) for data in islice(source, 4 * threads)]
         while waiting:
             yield waiting.pop(0).result()
             waiting += [pool.submit(one, data) for data in islice(source, 1)]
