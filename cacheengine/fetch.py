@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from blake3 import blake3
 
-from cacheengine import assembled, disks, metrics, packcache
+from cacheengine import assembled, crashpoints, disks, metrics, packcache
 from cacheengine.errors import Busy, FetchFailed
 from cacheengine.have import Ints, make
 from cacheengine.packcache import CacheDir
@@ -244,6 +244,7 @@ def fetch(
             give_way()
             if not abort.now:
                 wrong = fetch_piece(store, want, piece, session.fd, open_named)
+                crashpoints.reach("warm.written")
                 bad.extend(wrong)
                 rows = np.arange(piece.first, piece.last)
                 rows = rows[~np.isin(want.offset[rows], [one.offset for one in wrong])]

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from cacheengine import metrics
+from cacheengine import crashpoints, metrics
 
 Ints = npt.NDArray[np.int64]
 Heads = npt.NDArray[np.uint64]
@@ -142,7 +142,9 @@ def write_durably(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        crashpoints.reach("record.written")
         temporary.replace(path)
+        crashpoints.reach("record.replaced")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

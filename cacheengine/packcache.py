@@ -21,7 +21,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from cacheengine import disks, metrics
+from cacheengine import crashpoints, disks, metrics
 from cacheengine import have as haves
 from cacheengine.errors import Busy
 from cacheengine.have import Have, Mask
@@ -149,6 +149,7 @@ def mark(directory: CacheDir, pack: str, size: int, fd: int, new: Have) -> None:
     new.epoch: as it was before they were written. Raises Busy when bytes were taken from the pack meanwhile, or it was replaced.
     """
     os.fdatasync(fd)
+    crashpoints.reach("mark.synced")
     with locked(directory, pack):
         known = haves.load(have_path(directory, pack), size)
         try:
@@ -188,13 +189,17 @@ def keep_only(directory: CacheDir, pack: str, keep: Have) -> int:
         kept = haves.common(known, keep)
         if not len(kept):
             record.unlink(missing_ok=True)
+            crashpoints.reach("evict.record")
             path.unlink(missing_ok=True)
+            crashpoints.reach("evict.done")
             return before.st_blocks * 512
         haves.save(record, Have(kept.offset, kept.size, kept.head, known.epoch + 1), before.st_size)
+        crashpoints.reach("trim.record")
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             for start, end in _holes(kept, before.st_size):
                 punch(fd, start, end)
+                crashpoints.reach("trim.hole")
             return max(0, before.st_blocks - os.fstat(fd).st_blocks) * 512
         finally:
             os.close(fd)

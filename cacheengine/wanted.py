@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cacheengine import crashpoints
 from cacheengine.have import Have, Heads, Ints, Mask, make
 from lake import versions
 from lake.canonical import is_hash
@@ -213,6 +214,7 @@ def save_want(
             )
         _write_index(want, buckets, part_index)
         part_rows.replace(rows)
+        crashpoints.reach("warm.rows")
         part_index.replace(index)
     finally:
         for file in (part_rows, part_index, *buckets):

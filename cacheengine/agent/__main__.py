@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
+from cacheengine import disks
 from cacheengine.agent import heartbeat, mounts, reconcile, room, scrub, upkeep
 from cacheengine.agent.api import make_app
 from cacheengine.agent.state import Node, load_state
@@ -78,17 +79,29 @@ def _listen(node: NodeConfig, has_tokens: bool) -> socket.socket:
     return sock
 
 
-def _only_one(state_dir: Path) -> int:
-    """A lock that lives as long as this process. Raises Busy: two agents of one state would undo each other's work."""
-    fd = os.open(state_dir / ".agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _only_one(folder: Path, what: str) -> int:
+    """A lock that lives as long as this process. Raises Busy: two agents of one folder would undo each other's work."""
+    fd = os.open(folder / ".agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
         raise Busy(
-            f"the node's state {state_dir}", "another agent runs on it", "stop that one first"
+            f"{what} {folder}", "another agent runs on it", "stop that one, or name another folder"
         ) from error
     return fd
+
+
+def lock_cache(settings: NodeConfig) -> list[int]:
+    """A lock for each cache directory that can be written. Raises Busy."""
+    held = []
+    for config in settings.cache_dirs:
+        try:
+            config.path.mkdir(parents=True, exist_ok=True)
+            held.append(_only_one(config.path.absolute(), "the cache directory"))
+        except OSError as error:  # its disk says more when it is probed
+            disks.note(config.path.absolute(), error)
+    return held
 
 
 def start(config: Config, settings: NodeConfig) -> tuple[Node, Control | None]:
@@ -123,7 +136,7 @@ def run() -> None:
     settings = load_node(config)
     tokens = client_tokens(settings)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    lock = _only_one(settings.state_dir)
+    locks = [_only_one(settings.state_dir, "the node's state"), *lock_cache(settings)]
     node, control = start(config, settings)
     sock = _listen(settings, bool(tokens))
     host, port = sock.getsockname()[:2]
@@ -160,7 +173,8 @@ def run() -> None:
         for thread in threads:
             if not thread.daemon:
                 thread.join()
-        os.close(lock)
+        for lock in locks:
+            os.close(lock)
         log.info("agent_ended", node=settings.name)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ from lake import refs
 from lake.errors import Explained, NotFound, Refused, StoreDown
 
 log = structlog.get_logger()
-WATCH_S = 2.0
+WATCH_S, LOOK_S = 2.0, 0.25
 
 
 def images(node: Node) -> Path:
@@ -326,8 +327,14 @@ def _why_anew(node: Node, record: MountRecord, restarted: bool) -> str | None:
 
 
 def run(node: Node) -> None:
-    """Keep what was mounted mounted, until the node ends."""
-    while not node.ending.is_set():
+    """Keep what was mounted mounted, until the node ends. Whether fetchfs lives is looked at more often than the rest."""
+    next_round = 0.0
+    while not node.ending.wait(LOOK_S):
+        with node.lock:
+            needed = any(record.remote for record in node.mounts.values())
+        if time.monotonic() < next_round and not (needed and _is_dead(node.config.fetchfs)):
+            continue
+        next_round = time.monotonic() + WATCH_S
         try:
             keep_mounted(node)
             node.works("mounts")
@@ -335,4 +342,3 @@ def run(node: Node) -> None:
             if not isinstance(error, Explained | OSError):
                 log.exception("unexpected", part="mounts")
             node.failed("mounts", error)
-        node.ending.wait(WATCH_S)

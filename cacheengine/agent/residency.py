@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import structlog
 
-from cacheengine import disks, eviction, fetch, giveway, metrics, packcache, reserving
+from cacheengine import crashpoints, disks, eviction, fetch, giveway, metrics, packcache, reserving
 from cacheengine import have as haves
 from cacheengine import wanted as wants
 from cacheengine.agent.state import (
@@ -170,6 +170,7 @@ def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
             node.cache, needs, f"warm {what}", _room_maker(node, key), lambda: _advice(node, key)
         )
     del needs
+    crashpoints.reach("warm.reserved")
     places: dict[str, int] = {}
     lock, started, done = threading.Lock(), time.monotonic(), 0
 
@@ -268,6 +269,7 @@ def release(node: Node, key: Key) -> None:
         for part in want.packs if want is not None else ():
             if part.id not in leased:
                 freed += trim(node, part.id, keep, "freed")
+        crashpoints.reach("free.trimmed")
         with node.lock:
             shared = any(
                 (k.version, k.list_id) == (key.version, key.list_id) for k in node.statuses if k != key

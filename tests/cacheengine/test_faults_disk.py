@@ -15,9 +15,11 @@ from cacheengine import disks, metrics, packcache
 from cacheengine import have as haves
 from cacheengine import wanted as wants
 from cacheengine.agent import mounts, room, scrub
+from cacheengine.agent.__main__ import lock_cache
 from cacheengine.agent.residency import check
 from cacheengine.agent.state import Node
 from cacheengine.disks import Disk, failed, worked
+from cacheengine.errors import Busy
 from cacheengine.node import CacheDirConfig
 from lake.config import StoreConfig
 from lake.stores import open_store
@@ -249,6 +251,32 @@ def test_a_full_disk_is_one_clear_error_and_hurts_no_reader(
     assert seen(view, data.files) == RIGHT
     probes(node)
     assert packcache.report(node.cache.dirs[0]).state == "normal"  # a full disk is no broken one
+
+
+def test_a_view_with_open_files_is_not_unmounted_before_they_are_closed(
+    make: Callable[..., Node], data: Dataset
+) -> None:
+    node = make()
+    assert warm(node, data) == "resident"
+    view = mount(node, data)
+    with (view / ONE).open("rb") as file:
+        with pytest.raises(Busy, match="files in it are open"):
+            mounts.umount(node, str(view))
+        assert file.read() == data.files[ONE]
+        assert seen(view, data.files) == RIGHT
+    mounts.umount(node, str(view))
+    assert not view.exists()
+
+
+def test_two_agents_on_one_cache_directory(make: Callable[..., Node], tmp_path: Path) -> None:
+    one, two = make(), make(state_dir=tmp_path / "other-state")
+    held = lock_cache(one.config)
+    with pytest.raises(Busy, match="another agent runs on it"):
+        lock_cache(two.config)
+    for lock in held:
+        os.close(lock)
+    for lock in lock_cache(two.config):
+        os.close(lock)
 
 
 def test_states_of_a_disk() -> None:
