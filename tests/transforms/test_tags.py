@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from lake import catalog
 from outlap.synthetic import START_NS
 from tests.transforms import made
 from tests.transforms.conftest import Place
+from transforms import tags
 from transforms.errors import TransformError
 from transforms.recipe import Rate, Recipe, Tag, recipe_id
 from transforms.tags import BUILT_IN, picture, tag_columns
@@ -262,3 +264,16 @@ def test_every_built_in_says_its_columns() -> None:
     assert set(BUILT_IN) == {"sun", "motion", "h3", "map", "picture"}
     names = [c for name, tagger in BUILT_IN.items() if name != "map" for c in tagger.columns({})]
     assert len(names) == len(set(names)) == 11
+
+
+def test_a_users_tagger_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    users(monkeypatch, lambda frames, options: {"mine": [7] * len(frames)})
+    entry = EntryPoint("installed", "users_taggers:MINE", "outlap.taggers")
+    monkeypatch.setattr(
+        tags,
+        "entry_points",
+        lambda group, name: [entry] if (group, name) == (entry.group, entry.name) else [],
+    )
+    assert tagged(frames_of(track_of([(48.0, 11.0)] * 4), 1, 2), "installed") == {"mine": [7, 7]}
+    with pytest.raises(TransformError, match="absent"):
+        recipe_id(Recipe(tags=(Tag(name="absent"),)))
