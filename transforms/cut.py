@@ -14,6 +14,7 @@ from typing import BinaryIO
 import av
 
 from transforms.decode import decode_run
+from transforms.gpu import decoder_for
 from transforms.images import resize_jpeg
 from transforms.pictures import Picture, to_pictures
 from transforms.plan import (
@@ -107,7 +108,7 @@ def _made(
             yield place, resize_jpeg(bytes(packet), outputs)
         return
     if bench.channel is not channel or bench.decoder is None:
-        bench.channel, bench.decoder = channel, channel.decoder(threads=threads)
+        bench.channel, bench.decoder = channel, decoder_for(channel, threads)
     for place, frame in decode_run(channel, bench.decoder, run):
         yield place, to_pictures(frame, channel.orientation, outputs)
 

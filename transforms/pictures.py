@@ -45,6 +45,8 @@ FILTERED = {
     for chroma in ("420", "422", "444")
     for kind, depth in (("yuv", ""), ("yuvj", ""), ("yuv", "10le"), ("yuv", "12le"))
 }
+# what GPUs give: the same samples, colour interleaved
+INTERLEAVED = {"nv12": "yuv420p", "p010le": "yuv420p10le"}
 SMALLEST = 16  # a picture with fewer lines or columns is no picture of a road
 MOST_SCALERS = 16
 LANCZOS = Interpolation.LANCZOS
@@ -99,9 +101,20 @@ def _filtered(frame: av.VideoFrame, matrix: str, full: bool) -> av.VideoFrame:
     return found
 
 
+def _unpacked(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same samples in planes of their own."""
+    space, span = frame.colorspace, frame.color_range
+    planar = frame.reformat(format=INTERLEAVED[frame.format.name])
+    planar.colorspace, planar.color_range = space, span
+    return planar
+
+
 def to_jfif(frame: av.VideoFrame) -> av.VideoFrame:
     """The picture as JPEG has it: planes of eight bits, full range, BT.601. Raises av.FFmpegError."""
-    matrix, full, name = _matrix(frame), _is_full_range(frame), frame.format.name
+    matrix, full = _matrix(frame), _is_full_range(frame)
+    if frame.format.name in INTERLEAVED:
+        frame = _unpacked(frame)
+    name = frame.format.name
     if name in FILTERED and frame.colorspace != RGB:
         if full and matrix in BT601 and not name.endswith("le"):
             return frame

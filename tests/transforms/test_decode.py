@@ -229,6 +229,24 @@ def test_colours_are_those_of_the_standard(pix_fmt: str, matrix: int, full: bool
         assert np.abs(np.array(coded(rgb, 5, True, 8)) - found).max() <= (3 if pix_fmt == "yuv440p" else 1.7)
 
 
+@pytest.mark.parametrize(("packed", "planar"), [("nv12", "yuv420p"), ("p010le", "yuv420p10le")])
+@pytest.mark.parametrize("full", [False, True])
+def test_what_a_gpu_gives_is_the_same_picture(packed: str, planar: str, full: bool) -> None:
+    """Detail in all planes: interleaved or not, the JPEGs are the same bytes."""
+    frame = av.VideoFrame(320, 240, planar)
+    rng = np.random.default_rng(1)
+    for plane in frame.planes:
+        kind, most = (np.uint16, 1023) if "10" in planar else (np.uint8, 255)
+        pixels = np.frombuffer(memoryview(plane), kind)
+        pixels[:] = rng.integers(0, most + 1, len(pixels))
+    other = frame.reformat(format=packed)
+    assert other.format.name == packed
+    for one in (frame, other):
+        one.colorspace, one.color_range = 1, ColorRange.JPEG if full else ColorRange.MPEG
+    outputs = (Output(name="x", lines=120), Output(name="y", lines=240))
+    assert to_pictures(other, Orientation(), outputs) == to_pictures(frame, Orientation(), outputs)
+
+
 def ramp(width: int, height: int) -> av.VideoFrame:
     """Luma rises from left to right by x / 4 and from top to bottom by y / 4."""
     frame = av.VideoFrame(width, height, "yuvj420p")
