@@ -152,7 +152,7 @@ def run(node: Node) -> None:
 def why_replace(node: Node, record: MountRecord) -> str | None:
     """Why a view must be mounted anew: a pack that it shows lost members, or its file is another one, or shorter, than it was.
 
-    EROFS reads zeros past the end of a file that became shorter: found at the next look, every two seconds.
+    A reader past the end of a file that became shorter gets an error until the next look, every two seconds.
     """
     target = record.report.target
     with node.lock:
