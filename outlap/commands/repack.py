@@ -22,7 +22,7 @@ def repack(
 ) -> None:
     """Copy a version's files out of packs of which it uses little. Its id and tags stay; `outlap gc` removes what nobody uses then.
 
-    Nodes that hold the version fetch the new packs the next time they warm it.
+    Nodes that hold the version go on with the packs they have: free and warm it there within the grace of `outlap gc`.
     """
     from lake import repack as packing
     from lake.config import load_config

@@ -145,10 +145,10 @@ def test_an_upload_that_is_killed_leaves_nothing_visible(store_config, tmp_path)
     store = stores.open_store(config)
     big = tmp_path / "big"
     with big.open("wb") as file:
-        for number in range(40):
+        for number in range(18):
             file.write(bytes([number]) * (4 << 20))
     command = [sys.executable, "-c", UPLOAD, config.url, config.endpoint, str(big)]
-    for delay in (0.05, 0.2):
+    for delay in (0.05, 0.15):
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert process.stdout is not None and process.stdout.readline() == b"go\n"
         time.sleep(delay)  # the moment of the kill, not a wait for anything
