@@ -6,7 +6,7 @@
     for file in frames:                       # path, size, content_id, drive, channel, timestamp_ns, …
         data = frames.read(file.path)         # checked bytes, from the store
 
-`outlap://NAME@TAG/path` does the same for everything that speaks fsspec (pandas, Polars, Dask, PyArrow, …).
+`outlap://NAME@TAG/path` does the same for everything that speaks fsspec (pandas, Dask, PyArrow, …).
 """
 
 from __future__ import annotations

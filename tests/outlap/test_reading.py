@@ -15,10 +15,11 @@ import fsspec
 import numpy as np
 import pandas
 import pyarrow as pa
+import pyarrow.dataset
 import pytest
 
 import outlap
-from lake import imports, inplace, manifests, publish, refs, stores, versions
+from lake import imports, inplace, manifests, publish, reading, refs, stores, versions
 from lake.config import StoreConfig, load_config
 from lake.errors import Corrupt, NotFound
 from lake.packs import pack_key
@@ -178,6 +179,8 @@ def test_get_and_pandas_by_address(files, tmp_path):
     with fsspec.open("outlap://d@v1/a/1.jpg") as file:
         assert file.read() == b"one"
     assert pandas.read_csv("outlap://d@v1/a/b/ü.csv").to_dict("list") == {"x": [1], "y": [2]}
+    table = pyarrow.dataset.dataset("d/a/b/ü.csv", format="csv", filesystem=files).to_table()
+    assert table.to_pydict() == {"x": [1], "y": [2]}
     wrapped = fsspec.filesystem("outlap").to_json()
     assert json.loads(wrapped)["protocol"] == "outlap"
 
@@ -196,3 +199,19 @@ def test_import_outlap_is_light():
     with pytest.raises(AttributeError, match="nothing"):
         outlap.nothing  # noqa: B018
     assert outlap.Dataset.__name__ == "Dataset" and outlap.File.__name__ == "File"
+
+
+def test_a_dataset_in_a_real_object_store(make_store, tmp_path):
+    """The same through S3: ranges of packs, and single objects with If-Match."""
+    store, old = make_store(), make_store("old")
+    for name, data in FILES.items():
+        stores.put(old, f"in/{name}", data)
+    items = imports.prefix_items(old, "in")
+    packed = publish.publish_items(store, "d", items, lambda _: old, tmp_path / "s", {})
+    in_place = inplace.publish_in_place(store, "p", items, lambda _: old, {}, identity="etag")
+    for version in (packed.version, in_place.version):
+        opened = reading.open_version(store, version, lambda _: old)
+        assert dict(reading.read_rows(opened, pa.concat_tables(versions.rows(store, version)))) == FILES
+    stores.put(old, "in/z", b"other")
+    with pytest.raises(Corrupt, match="changed"):
+        list(reading.read_rows(opened, pa.concat_tables(versions.rows(store, in_place.version))))
