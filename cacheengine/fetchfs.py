@@ -28,8 +28,11 @@ SUFFIX = ".tar"
 class PackSource(Protocol):
     """Where packs come from; called in threads, several at once. `cacheengine.readthrough.ReadThrough` is the real one."""
 
-    def open_pack(self, pack_id: str) -> tuple[int, Path]:
-        """(size of the whole pack in bytes, its file in the cache). Raises NotFound for a pack that is in no store."""
+    def size_of(self, pack_id: str) -> int:
+        """Bytes of the whole pack. Raises NotFound for a pack that is in no store.
+
+        A mount asks this of each of its packs that is not resident, so it has to be fast.
+        """
 
     def read(self, pack_id: str, offset: int, length: int) -> bytes:
         """These bytes, cut at the end of the pack, once every member they touch is resident and checked. Raises Explained."""
@@ -62,7 +65,7 @@ class PackFiles(pyfuse3.Operations):
         if parent_inode != pyfuse3.ROOT_INODE or not name.endswith(SUFFIX.encode()) or not is_hash(pack_id):
             raise pyfuse3.FUSEError(errno.ENOENT)
         if pack_id not in self._places:
-            size, _ = await self._work.run(f"the pack {pack_id}", self._source.open_pack, pack_id)
+            size = await self._work.run(f"the pack {pack_id}", self._source.size_of, pack_id)
             if pack_id not in self._places:  # another lookup of it may have been faster
                 self._places[pack_id] = len(self._ids)
                 self._ids.append(pack_id)

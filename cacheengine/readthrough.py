@@ -44,6 +44,7 @@ AT_ONCE = (
 )
 AHEAD_AT_ONCE = 2
 AHEAD_STEP = 2 << 20
+_TAKEN = "its bytes were taken away as fast as they came"
 _FIX = "free a version (`outlap free`), or give the node's cache_dirs a larger quota"
 
 log = structlog.get_logger()
@@ -104,6 +105,12 @@ class ReadThrough:
         pack = self._pack(pack_id)
         return pack.want.size, packcache.pack_path(pack.directory, pack_id)
 
+    def size_of(self, pack_id: str) -> int:
+        """Bytes of the whole pack; no request where a version of this node names it. Raises as open_pack."""
+        self._look_at_views()
+        known = self._known.get(pack_id)
+        return known[0][0].packs[known[0][1]].size if known else self._pack(pack_id).want.size
+
     def make_resident(self, pack_id: str, offset: int, length: int) -> None:
         """Return when every member that touches these bytes is on disk and has its hash.
 
@@ -128,9 +135,7 @@ class ReadThrough:
             for event in waits:
                 if not event.wait(max(0.0, end - time.monotonic())):
                     raise intime.too_slow(pack_id, self._wait_s)
-        raise FetchFailed(
-            f"the pack {pack_id[:12]}", "its bytes were taken away as fast as they came", "make room"
-        )
+        raise FetchFailed(f"the pack {pack_id[:12]}", _TAKEN, "make room")
 
     def _claim(self, pack: _Pack, rows: haves.Ints) -> tuple[haves.Ints, list[threading.Event]]:
         """(rows that the caller must fetch now, what to wait for that others fetch)."""
@@ -166,9 +171,7 @@ class ReadThrough:
                 self._read_ahead(pack, *ahead)
             if good and _holds(pack):
                 return data
-        raise FetchFailed(
-            f"the pack {pack_id[:12]}", "its bytes were taken away as fast as they came", "make room"
-        )
+        raise FetchFailed(f"the pack {pack_id[:12]}", _TAKEN, "make room")
 
     def _read_ahead(self, pack: _Pack, start: int, end: int) -> None:
         """Fetch in the background what a reader that goes along the pack will ask for next; not when it would have to wait."""

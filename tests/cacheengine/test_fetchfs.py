@@ -21,12 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cacheengine import fetchfs, fuseserve, mountapi, views
+from cacheengine import fetchfs, fuseserve, mountapi, views, wanted
 from cacheengine.errors import FetchFailed, MountFailed
 from cacheengine.node import NodeConfig, write_node_file
+from cacheengine.readthrough import ReadThrough
 from cacheengine.views import ViewPlan
+from lake import stores
+from lake.config import StoreConfig
 from lake.errors import NotFound
 from lake.packs import Pack, pack_key, write_pack
+from tests.cacheengine.nodes import cache_at, make_files, object_path, publish
 
 FILES = {f"f{number:03}": random.Random(number).randbytes(number * 997) for number in range(120)}
 
@@ -37,13 +41,13 @@ class Steered:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def open_pack(self, pack_id: str) -> tuple[int, Path]:
+    def size_of(self, pack_id: str) -> int:
         if (self._folder / "down").exists():
             raise FetchFailed("the store", "it does not answer")
         path = self._folder / f"{pack_id}.tar"
         if not path.exists():
             raise NotFound(f"the pack {pack_id}", "it is in no store")
-        return path.stat().st_size, path
+        return path.stat().st_size
 
     def read(self, pack_id: str, offset: int, length: int) -> bytes:
         with (self._folder / "calls").open("a") as calls:
@@ -318,6 +322,25 @@ def test_the_real_one_makes_what_is_read_resident(tmp_path: Path, monkeypatch: p
         process.wait()
         mountapi.unmount(node.fetchfs, lazy=True)
     assert process.returncode == 0
+
+
+def test_the_size_of_a_pack_of_a_known_version_costs_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").mkdir()
+    store = stores.open_store(StoreConfig(name="s", idc="a", url=f"file://{tmp_path / 'store'}"))
+    data = publish(store, tmp_path, make_files(6, 1000, 2000), pack_bytes=4000)
+    wanted.save_want(store, tmp_path / "views", data.version)
+    through = ReadThrough(cache_at(tmp_path / "cache"), store, tmp_path / "views")
+    sizes = [object_path(store, pack).stat().st_size for pack in data.packs]
+    for name in ("head", "get", "get_range"):
+        monkeypatch.setattr(stores, name, lambda *_: pytest.fail("the store was asked"))
+    assert [through.size_of(pack) for pack in data.packs] == sizes
+    assert len(sizes) > 1
+    monkeypatch.undo()
+    with pytest.raises(NotFound):
+        through.size_of("0" * 64)
+    through.close()
 
 
 def test_a_daemon_that_cannot_start_says_why(tmp_path: Path) -> None:
