@@ -24,6 +24,7 @@ from transforms.recordings.annexb import RawRecording
 from transforms.recordings.boxes import Boxes, read_boxes
 from transforms.recordings.folder import FolderRecording, name_channel, name_time
 from transforms.recordings.formats import LOGS, Format, format_of, open_group, plain_stem, split_of
+from transforms.recordings.mp4 import Mp4Recording
 from transforms.recordings.source import Source, as_source
 from transforms.telemetry import Track
 from transforms.times import EARLIEST_NS, LATEST_NS, SECOND, Int64, parse_moment, ticks_to_ns
@@ -291,11 +292,19 @@ def _open(group: Sequence[Seen], beside: Seen | None, drive_start_ns: int | None
         )
         for number in range(max(1, len(recording.channels)))
     ]
-    tracks = [*recording.tracks, *([sidecar.track] if sidecar.track else [])]
+    own = _placed(recording.relative_track, opened[0]) if isinstance(recording, Mp4Recording) else None
+    tracks = [*recording.tracks, *([own] if own else []), *([sidecar.track] if sidecar.track else [])]
     opened[0] = dataclasses.replace(opened[0], track=tracks[0] if tracks else None)
     more = [dataclasses.replace(seen, role="part") for seen in [group[0]] * max(0, len(tracks) - 1)]
     extra = [dataclasses.replace(seen, track=track) for seen, track in zip(more, tracks[1:], strict=True)]
     return [*opened, *rest, *extra]
+
+
+def _placed(track: Track | None, seen: Seen) -> Track | None:
+    """A track that counts from the recording's zero, once it is known when that was."""
+    if track is None or not is_set(seen.start_ns) or abs(int(track.times_ns[-1])) > LONGEST_SECONDS * SECOND:
+        return None
+    return dataclasses.replace(track, times_ns=track.times_ns + (seen.start_ns or 0))
 
 
 def _start(seen: Seen, sidecar: Sidecar, drive_start_ns: int | None) -> tuple[int | None, Clock | None]:

@@ -24,11 +24,13 @@ from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 
 from transforms.errors import Unreadable
-from transforms.recordings import MAX_PIXELS, Calibration, FrameIndex, Orientation, Problem
+from transforms.recordings import MAX_PIXELS, Calibration, FrameIndex, Orientation, Problem, gpmf
 from transforms.recordings.source import FileSource, Source, as_file, as_source
 from transforms.telemetry import Track
 from transforms.times import Int64
 
+# a payload of GPMF has about a second, a few kB
+LARGEST_PAYLOAD, MOST_PAYLOADS = 1 << 20, 200_000
 CODECS = frozenset({"h264", "hevc"})
 SUFFIXES = frozenset({".mp4", ".mov", ".m4v"})
 # The format is given, never guessed: a text file named .mp4 must not be taken for a playlist that opens other files.
@@ -132,13 +134,17 @@ class Mp4Channel:
 
 @dataclass
 class Mp4Recording:
-    """An indexed MP4/MOV file. creation_time: as the container has it, None when absent; codecs: of all its video."""
+    """An indexed MP4/MOV file. creation_time: as the container has it, None when absent; codecs: of all its video.
+
+    relative_track: positions of its own data track (GPMF), at times from the zero of its video.
+    """
 
     channels: Sequence[Mp4Channel]
     creation_time: str | None
     codecs: tuple[str, ...]
     problems: tuple[Problem, ...] = ()
     tracks: tuple[Track, ...] = ()
+    relative_track: Track | None = None
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
 
 
@@ -149,16 +155,20 @@ def _time_base(stream: av.VideoStream, name: str) -> Fraction:
 
 
 def _index(
-    container: av.container.InputContainer, stream: av.VideoStream, name: str, end: int
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    name: str,
+    end: int,
+    payloads: list[tuple[int, int, bytes]],
 ) -> tuple[FrameIndex, int | None]:
-    """The whole frames, and the first one that the end of the file cuts off."""
+    """The whole frames, and the first one that the end of the file cuts off. payloads: gets those of GPMF tracks."""
     pts: list[int] = []
     key: list[bool] = []
     shown: list[bool] = []
     position: list[int] = []
     size: list[int] = []
     cut: int | None = None
-    packets = container.demux(stream)
+    packets = container.demux([stream, *container.streams.data])
     while True:
         try:
             packet = next(packets, None)
@@ -169,6 +179,9 @@ def _index(
             break
         if packet is None:
             break
+        if packet.stream is not stream:
+            _take_payload(packet, payloads)
+            continue
         if packet.size == 0:  # the packet that flushes the decoder
             continue
         if packet.pts is None or packet.pos is None or packet.pos < 0:
@@ -194,6 +207,16 @@ def _index(
     return index, cut
 
 
+def _take_payload(packet: av.Packet[Any], payloads: list[tuple[int, int, bytes]]) -> None:
+    """Of a data track; those that are not GPMF (timecodes, say) begin otherwise."""
+    if packet.size > LARGEST_PAYLOAD or packet.pts is None or not packet.time_base or packet.is_corrupt:
+        return
+    data = bytes(packet)
+    if data.startswith(b"DEVC") and len(payloads) < MOST_PAYLOADS:
+        tick = packet.time_base * 1_000_000_000
+        payloads.append((int(packet.pts * tick), int((packet.duration or 0) * tick), data))
+
+
 def open_recording(where: Path | Source) -> Mp4Recording:
     """Open and index a file; nothing stays open.
 
@@ -202,6 +225,7 @@ def open_recording(where: Path | Source) -> Mp4Recording:
     """
     source = as_source(where)
     channels = []
+    payloads: list[tuple[int, int, bytes]] = []
     cut: int | None = None
     try:
         with _opened(source) as container:
@@ -211,7 +235,7 @@ def open_recording(where: Path | Source) -> Mp4Recording:
             ]
             # the first one: a demuxer passes over the file once, and cameras write one
             for stream, codec in [pair for pair in streams if pair[1] in CODECS][:1]:
-                index, cut = _index(container, stream, source.name, source.size)
+                index, cut = _index(container, stream, source.name, source.size, payloads)
                 channels.append(
                     Mp4Channel(
                         source=source,
@@ -232,4 +256,10 @@ def open_recording(where: Path | Source) -> Mp4Recording:
         declared = channels[0].declared_frames
         of = f" of {declared}" if declared else ""
         problems = (Problem("partial", f"its data ends in frame {cut}{of}, {cut} whole frames are taken"),)
-    return Mp4Recording(channels, creation_time, tuple(codec for _, codec in streams), problems)
+    return Mp4Recording(
+        channels,
+        creation_time,
+        tuple(codec for _, codec in streams),
+        problems,
+        relative_track=gpmf.track_of(sorted(payloads)),
+    )
