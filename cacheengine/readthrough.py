@@ -38,6 +38,7 @@ from lake.stores import Store
 FLUSH_EVERY_S = 2.0
 FLUSH_BYTES = 64 << 20
 ROOM_WAIT_S = 15.0
+ROOM_BESIDES = 64 << 10  # a new pack has a folder and a record
 READ_WAIT_S = 30.0
 AT_ONCE = (
     32  # fetches of this process, of at most a request (or a whole long member, in pieces) in memory each
@@ -188,9 +189,9 @@ class ReadThrough:
                         self._fetch_claimed(pack, mine, 0.0)
                         metrics.ahead_bytes.inc(int(pack.want.length[mine].sum()))
             except (Explained, OSError) as error:
-                # whoever asks for it gets the error
-                metrics.background_failures.labels("readahead").inc()
-                log.warning("readahead_failed", pack=pack.want.pack, error=str(error))
+                if not isinstance(error, NoSpace):  # whoever asks for it gets the error
+                    metrics.background_failures.labels("readahead").inc()
+                    log.warning("readahead_failed", pack=pack.want.pack, error=str(error))
             finally:
                 self._ahead_slots.release()
 
@@ -275,20 +276,20 @@ class ReadThrough:
                 f"byte {bad[0].offset} of the pack {want.pack[:12]}", bad[0].cause, "sync the version again"
             )
 
-    def _reserve(self, need: Need, wait_s: float) -> None:
-        """Take the space. Room is made by the agent alone, which knows what is desired and mounted: it is waited for."""
+    def _reserve(self, need: Need, wait_s: float) -> CacheDir:
+        """Take the space; where it is. Room is made by the agent alone, which knows what is desired and mounted: it is waited for."""
         end = time.monotonic() + wait_s
         while True:
             try:
-                reserving.reserve(
-                    self._cache, [need], f"read of {need.pack[:12]}", lambda _: False, lambda: _FIX
-                )
-                return
+                what = f"read of {need.pack[:12]}"
+                return reserving.reserve(self._cache, [need], what, lambda _: False, lambda: _FIX)[need.pack]
             except NoSpace:
                 if time.monotonic() > end:
                     raise
                 if self._counts is not None:
-                    self._counts.with_suffix(".room").write_text(str(reserving.blocks_of(need)))
+                    self._counts.with_suffix(".room").write_text(
+                        str(reserving.blocks_of(need) + ROOM_BESIDES)
+                    )
                 time.sleep(0.1)
 
     def _pack(self, pack_id: str, end: float | None = None) -> _Pack:
@@ -324,7 +325,7 @@ class ReadThrough:
         need = Need(pack_id, want.size, np.empty(0, np.int64), np.empty(0, np.int64))
         home = packcache.find_pack(self._cache, pack_id)
         if home is None:
-            home = reserving.reserve(self._cache, [need], pack_id, lambda _: False, lambda: "")[pack_id]
+            home = self._reserve(need, ROOM_WAIT_S)
         fd = packcache.open_pack(home, pack_id, want.size)
         with packcache.locked(home, pack_id, shared=True):
             known = haves.load(packcache.have_path(home, pack_id), want.size)
