@@ -25,6 +25,7 @@ from cacheengine.wire import (
     FreeRequest,
     Job,
     MountRequest,
+    Owner,
     PinRequest,
     UmountRequest,
     VersionReport,
@@ -425,8 +426,11 @@ def test_a_damaged_object_is_a_failure_with_its_path_and_never_warm(
         if other != path:
             assert (view / other).read_bytes() == content
     # only what is warm is shown when asked
-    warm = idc.mount(data, only_warm=True, target=str(tmp_path / "warm"))
+    owner = Owner(uid=1234, gid=5678, mode=0o640)
+    warm = idc.mount(data, only_warm=True, target=str(tmp_path / "warm"), owner=owner)
     assert_reads_right(warm, {k: v for k, v in data.files.items() if k != path})
+    seen = [(s.st_uid, s.st_gid, s.st_mode & 0o777) for s in (warm.stat(), next(warm.rglob("*.jpg")).stat())]
+    assert seen == [(1234, 5678, 0o750), (1234, 5678, 0o640)]
     # repaired, and asked for again
     object_path(lake, pack).write_bytes(good)
     assert idc.warm(data).state == "done"
