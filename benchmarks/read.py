@@ -137,6 +137,7 @@ def _folders(stack: ExitStack) -> tuple[Path, Path]:
         raise Refused(f"the folder {place}", "less than 8 GiB are free", "make room, or set TMPDIR")
     disk = Path(tempfile.mkdtemp(prefix="outlap-bench-", dir=place))
     stack.callback(shutil.rmtree, disk, ignore_errors=True)
+    stack.callback(rivals.sweep, disk)
     memory = Path(tempfile.mkdtemp(prefix="outlap-bench-", dir=MEMORY))
     stack.callback(shutil.rmtree, memory, ignore_errors=True)
     return disk, memory

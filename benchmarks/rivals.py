@@ -87,6 +87,20 @@ def started(
             process.wait()
 
 
+def sweep(folder: Path) -> None:
+    """End what a signal left behind while it was being started: processes that name this folder, and mounts below it.
+
+    folder: of this run alone, with a name that no one else has.
+    """
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(place.name) != os.getpid() and os.fsencode(folder) in (place / "cmdline").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
+    for mount in mountapi.mounts_below(folder):
+        with suppress(Explained):
+            mountapi.unmount(mount.target, lazy=True)
+
+
 def _answers(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as asked:
         asked.sendall(b"PING\r\n")

@@ -85,6 +85,26 @@ def test_it_measures_everything_and_leaves_nothing(
     assert left(tmp_path / "disk") == []
 
 
+def test_what_a_signal_left_while_it_started_goes(tmp_path: Path) -> None:
+    (tmp_path / "of-this-run").mkdir()
+    mine, other = (
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", str(folder)])
+        for folder in (tmp_path / "of-this-run", tmp_path / "of-another")
+    )
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "of-this-run"], check=True)
+        rivals.sweep(tmp_path / "of-this-run")
+        assert mine.wait(30) == -signal.SIGKILL
+        assert other.poll() is None
+        assert mountapi.mounts_below(tmp_path) == []
+    finally:
+        for process in (mine, other):
+            process.kill()
+            process.wait()
+        for mount in mountapi.mounts_below(tmp_path):
+            mountapi.unmount(mount.target, lazy=True)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_ended_early_it_leaves_nothing(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]], how: signal.Signals
@@ -92,9 +112,9 @@ def test_ended_early_it_leaves_nothing(
     disk = tmp_path / "disk"
     process = start("--quick")
     try:
-        wait_until(lambda: mountapi.mounts_below(disk) or process.poll() is not None, "a mount")
+        wait_until(lambda: mountapi.mounts_below(disk) or process.poll() is not None, "a mount", 200)
         process.send_signal(how)
-        process.communicate(timeout=60)
+        process.communicate(timeout=200)
         assert process.returncode != 0
         assert left(disk) == []
     finally:
