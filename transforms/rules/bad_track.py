@@ -1,4 +1,4 @@
-"""bad-track: a GNSS.csv that is no table of fixes that rise in time and lie on Earth."""
+"""bad-track: a CSV, GPX or JSON of positions that is none: no fixes, times that do not rise, places that are not on Earth."""
 
 from __future__ import annotations
 
