@@ -40,9 +40,7 @@ FLUSH_BYTES = 64 << 20
 ROOM_WAIT_S = 15.0
 ROOM_BESIDES = 64 << 10  # a new pack has a folder and a record
 READ_WAIT_S = 30.0
-AT_ONCE = (
-    32  # fetches of this process, of at most a request (or a whole long member, in pieces) in memory each
-)
+AT_ONCE = 32  # fetches of this process, of at most a request (or a long member, in pieces) in memory each
 AHEAD_AT_ONCE = 2
 AHEAD_STEP = 2 << 20
 _TAKEN = "its bytes were taken away as fast as they came"
@@ -160,9 +158,12 @@ class ReadThrough:
 
     def read(self, pack_id: str, offset: int, length: int) -> bytes:
         """These bytes of a pack, right or an error; what lies between members reads as zeros."""
-        for _ in range(8):
-            self.make_resident(pack_id, offset, length)
-            pack = self._pack(pack_id, time.monotonic() + self._wait_s)
+        for attempt in range(8):
+            self._look_at_views()
+            pack = self._packs.get(pack_id)  # looked at once, below, where nothing is missing
+            if attempt or pack is None or not pack.there[touching(pack.want, offset, length)].all():
+                self.make_resident(pack_id, offset, length)
+                pack = self._pack(pack_id, time.monotonic() + self._wait_s)
             data = os.pread(pack.fd, length, offset)
             rows = touching(pack.want, offset, length)
             with self._lock:
@@ -287,9 +288,8 @@ class ReadThrough:
                 if time.monotonic() > end:
                     raise
                 if self._counts is not None:
-                    self._counts.with_suffix(".room").write_text(
-                        str(reserving.blocks_of(need) + ROOM_BESIDES)
-                    )
+                    short = reserving.blocks_of(need) + ROOM_BESIDES
+                    self._counts.with_suffix(".room").write_text(str(short))
                 time.sleep(0.1)
 
     def _pack(self, pack_id: str, end: float | None = None) -> _Pack:
@@ -391,8 +391,7 @@ def _holds(pack: _Pack) -> bool:
 
 def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
     """For a process that the agent starts with `--node-config`: settings from its file, stores from the configuration."""
-    node = read_node_file(node_file)
-    config = load_config()
+    node, config = read_node_file(node_file), load_config()
     cache, store = open_cache(node.cache_dirs), node_store(config, node)
     folder = node.state_dir / "counts"
     folder.mkdir(parents=True, exist_ok=True)
