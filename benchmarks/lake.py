@@ -45,6 +45,7 @@ def manifest_rows(rows: int) -> list[Row]:
         one = found[name]
         rate = one["rows"] / one["seconds"]
         done.append(row(f"{what}, {size}", rate, "rows/s", goal=RATE if name == "build" else None))
+        done.append(row(f"{what}, {size}: rows a second of CPU", one["rows"] / one["cpu_s"], "rows/s"))
         done.append(row(f"{what}, {size}: peak memory", one["peak_mib"], "MiB", goal=MEMORY))
     whole, day = found["diff-all"], found["query-day"]
     done += [

@@ -34,7 +34,7 @@ COLUMNS_PREFIX = "catalog/columns/"
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,62}")
 COLUMN_TYPES = ("string", "bool", "int64", "double")
 BATCH_ROWS = 65_536
-QUERY_MEMORY = "512MB"  # what is more, a sort of many rows, goes to the disk
+QUERY_MEMORY = "384MB"  # what is more, a sort of many rows, goes to the disk
 FRAME_SCHEMA = pa.schema(
     [
         ("path", pa.string()),
