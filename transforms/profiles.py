@@ -1,8 +1,10 @@
 """Profiles: what the drives of a vehicle must have, in `profiles/<vehicle>.json` of the lake; `default` is for all others.
 
-    {"channels": {"CAM_FRONT": {"width": 3840, "height": 2160, "min_hz": 9.5}}, "positions": true, "region": [47, 5, 55, 16]}
+    {"channels": {"CAM_FRONT": {"width": 3840, "height": 2160, "min_hz": 9.5}}, "positions": true, "region": [47, 5, 55, 16],
+     "partial": true}
 
-Every part may be left out. region: south, west, north, east in degrees. Without a profile nothing is required.
+Every part may be left out. region: south, west, north, east in degrees. partial: what is whole of a recording that was cut off is
+taken, and marked; else its drive is refused. Without a profile nothing more is required.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class Profile(BaseModel):
     channels: dict[str, ChannelProfile] = Field(default_factory=dict)
     positions: bool = False
     region: tuple[Latitude, Longitude, Latitude, Longitude] | None = None
+    partial: bool = False
 
 
 def _key(vehicle: str) -> str:

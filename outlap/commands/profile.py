@@ -45,4 +45,10 @@ def profile(
     ]
     show.table(("required channel", "width", "height", "least frames a second"), rows)
     region = ", ".join(map(str, found.region)) if found.region else "anywhere"
-    show.pairs([("positions", "required" if found.positions else "not required"), ("region", region)])
+    show.pairs(
+        [
+            ("positions", "required" if found.positions else "not required"),
+            ("region", region),
+            ("cut off", "taken in part" if found.partial else "refused"),
+        ]
+    )

@@ -22,6 +22,7 @@ from tests.transforms.conftest import Place
 from transforms import rules
 from transforms.cut import choose, cut_channel, open_workshop
 from transforms.errors import Unreadable
+from transforms.profiles import write_profile
 from transforms.recipe import Rate, Recipe
 from transforms.recordings.mp4 import open_recording
 from transforms.rules.__main__ import table
@@ -334,6 +335,10 @@ def test_any_cut_of_a_recording_is_refused_or_told(tmp_path: Path, clip_bytes: C
 def test_what_is_whole_of_a_cut_recording_is_taken(place: Place, clip_bytes: Clips) -> None:
     whole = clip_bytes(gop=1)
     place.upload({"CAM.mp4": whole[: len(whole) * 2 // 3]}, start_ns=START_NS)
+    refused = place.ingest()
+    assert refused.outcome == "quarantined"
+    assert [finding.rule for finding in refused.findings] == ["partial", "cut-off"]
+    write_profile(place.lake, "default", {"partial": True})
     report = place.ingest()
     assert report.outcome == "ingested" and 0 < report.frames < 20
     (finding,) = report.findings

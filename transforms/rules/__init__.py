@@ -24,6 +24,7 @@ from transforms.rules import (
     clock_from_container,
     clock_from_drive,
     clock_from_exif,
+    cut_off,
     empty_file,
     fewer_frames,
     frozen_frames,
@@ -115,6 +116,7 @@ FILE_RULES: tuple[FileRule, ...] = (
 )
 DRIVE_RULES: tuple[DriveRule, ...] = (no_recordings.RULE, overlap.RULE, split_missing.RULE, late_start.RULE)
 PROFILE_RULES: tuple[ProfileRule, ...] = (
+    cut_off.RULE,
     missing_channel.RULE,
     other_than_profile.RULE,
     no_positions.RULE,
