@@ -85,7 +85,7 @@ class Seaweed:
                     "-s3.port.iceberg=0",
                     "-s3.port.lance=0",
                     f"-s3.config={self.folder / 's3.json'}",
-                    "-volume.max=200",
+                    "-volume.max=2000",
                     "-master.volumeSizeLimitMB=128",
                 ],
                 stdout=log,
@@ -98,7 +98,9 @@ class Seaweed:
         try:
             if httpx.get(self.endpoint, timeout=2).status_code >= 500:
                 return False
-            self.client().create_bucket(Bucket=f"probe-{secrets.token_hex(4)}")
+            bucket = f"probe-{secrets.token_hex(4)}"
+            self.client().create_bucket(Bucket=bucket)
+            self.client().delete_bucket(Bucket=bucket)
         except Exception:
             return False
         return True
@@ -133,14 +135,17 @@ MakeStore = Callable[..., Store]
 
 
 @pytest.fixture
-def store_config(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StoreConfig]:
+def store_config(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StoreConfig]]:
     """store_config(name="lake", idc="idc-a", read_only=False): settings of a store with a fresh bucket."""
     monkeypatch.setenv("TEST_STORE_KEY_ID", KEY_ID)
     monkeypatch.setenv("TEST_STORE_KEY", KEY)
 
+    buckets: list[str] = []
+
     def make(name: str = "lake", idc: str = "idc-a", *, read_only: bool = False) -> StoreConfig:
         bucket = f"{name}-{secrets.token_hex(6)}"
         seaweed.client().create_bucket(Bucket=bucket)
+        buckets.append(bucket)
         return StoreConfig(
             name=name,
             idc=idc,
@@ -151,7 +156,11 @@ def store_config(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Callable[
             read_only=read_only,
         )
 
-    return make
+    yield make
+    # each bucket takes seven of the server's volumes, and they are not endless
+    if seaweed.process is not None:
+        for bucket in buckets:
+            seaweed.client().delete_bucket(Bucket=bucket)
 
 
 @pytest.fixture
