@@ -9,6 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from cacheengine.packcache import (
 )
 from cacheengine.wire import Medium
 
+ALLOCATE_AT_ONCE = 4
 _RANK: Mapping[Medium, int] = {"mem": 0, "nvme": 1, "ssd": 2, "hdd": 3}
 
 
@@ -77,15 +79,8 @@ def reserve(
                     + ", ".join(_in_words(d) for d in cache.dirs),
                     advice(),
                 )
-        done: list[Need] = []
-        try:
-            for need in needs:
-                done.append(need)
-                _allocate(placed[need.pack], need)
-        except OSError as error:
-            disks.note(placed[done[-1].pack].path, error)
-            for need in done:
-                give_back(placed[need.pack], need.pack)
+        error = _allocate_all(placed, needs)
+        if error is not None:
             metrics.no_space.inc()
             raise NoSpace(what, f"the disk said: {error.strerror}", advice()) from error
         _remember(cache, fd, at, usage)
@@ -192,6 +187,31 @@ def _runs(need: Need) -> Iterator[tuple[int, int]]:
         start, end = first, last
     if end > start:
         yield start, end
+
+
+def _allocate_all(placed: Mapping[str, CacheDir], needs: Sequence[Need]) -> OSError | None:
+    """The first error of a disk, and then everything is given back.
+
+    Several packs at a time: on tmpfs the kernel clears memory for as long as it would take to write it.
+    """
+    begun: list[Need] = []
+    errors: list[OSError] = []
+
+    def take(need: Need) -> None:
+        if errors:
+            return
+        begun.append(need)
+        try:
+            _allocate(placed[need.pack], need)
+        except OSError as error:
+            disks.note(placed[need.pack].path, error)
+            errors.append(error)
+
+    with ThreadPoolExecutor(ALLOCATE_AT_ONCE, thread_name_prefix="reserve") as pool:
+        list(pool.map(take, needs))
+    for need in begun if errors else ():
+        give_back(placed[need.pack], need.pack)
+    return errors[0] if errors else None
 
 
 def _allocate(directory: CacheDir, need: Need) -> None:
