@@ -128,15 +128,18 @@ class Mounted:
 
 
 @contextmanager
-def juicefs(folder: Path, cache: Path, database: str) -> Iterator[Mounted]:
+def juicefs(folder: Path, cache: Path, database: str, patient: bool = True) -> Iterator[Mounted]:
     """A mount of the JuiceFS of that Redis database (`redis://…`), its cache in `cache`. Format it before.
 
+    patient: names and attributes are kept for a day; else as long as JuiceFS does by itself, one second.
     Its own files (`.stats` and others) are not in listings, so that a walk meets what others meet.
     """
     target = folder / "mnt"
     target.mkdir(parents=True, exist_ok=True)
-    caches = ["--attr-cache", _DAY, "--entry-cache", _DAY, "--dir-entry-cache", _DAY, "--readdir-cache"]
-    caches += ["--open-cache", _DAY, "--open-cache-limit", "0", "--free-space-ratio", "0.01"]
+    caches = ["--free-space-ratio", "0.01"]
+    if patient:
+        caches += ["--attr-cache", _DAY, "--entry-cache", _DAY, "--dir-entry-cache", _DAY, "--readdir-cache"]
+        caches += ["--open-cache", _DAY, "--open-cache-limit", "0"]
     quiet = ["--no-usage-report", "--no-syslog", "--backup-meta", "0", "--no-bgjob", "--hide-internal"]
     metrics = ["--metrics", f"127.0.0.1:{free_port()}", "--consul", ""]
     command = [program("juicefs"), "mount", *caches, *quiet, *metrics, "--cache-dir", str(cache)]

@@ -23,6 +23,7 @@ from lake.errors import Explained
 KERNEL, LOOP, TREE = "kernel view", "loop view", "pyfuse3 tree"
 NEAR = "kernel view through fetchfs"
 JUICEFS, RCLONE = "JuiceFS", "rclone mount"
+JUICEFS_AS_IT_IS = "JuiceFS, its own times"
 DAEMONS_EVERY, RCLONE_EVERY, RCLONE_SHARE = 4, 8, 10
 VIEWS: tuple[tuple[Backend, str], ...] = (("kernel", KERNEL), ("loop", LOOP), ("fuse", TREE))
 
