@@ -138,11 +138,12 @@ def test_juicefs_shows_the_tree_that_was_loaded_and_counts_its_requests(tmp_path
     with rivals.redis(tmp_path / "redis") as (port, _):
         url = f"redis://127.0.0.1:{port}"
         (tmp_path / "tree").mkdir()
-        with walks.juicefs_tree(tmp_path / "tree", url, names) as seen:
-            found = sorted(str(path.relative_to(seen.target)) for path in seen.target.glob("*/*"))
-            assert found == names
-            assert len(list(seen.target.iterdir())) == 3
-            assert seen.pids  # one process, or one that watches it too
+        with walks.juicefs_tree(tmp_path / "tree", url, names) as both:
+            for seen in both:
+                found = sorted(str(path.relative_to(seen.target)) for path in seen.target.glob("*/*"))
+                assert found == names
+                assert len(list(seen.target.iterdir())) == 3
+                assert seen.pids  # one process, or one that watches it too
         rivals.format_juicefs(f"{url}/0", tmp_path / "bucket")
         with rivals.juicefs(tmp_path / "j", tmp_path / "cache-1", f"{url}/0") as writer:
             for place in range(7):
