@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import DAG, get_current_context, task
 from outlap_airflow import forms, warm
 from outlap_airflow.faults import RETRIES
-from outlap_airflow.operators import CacheJob
+from outlap_airflow.operators import Free
 
 with DAG(
     dag_id="free_dataset",
@@ -34,4 +34,4 @@ Only cached copies go: the version stays in every store. What another version sh
     def find() -> list[dict[str, Any]]:
         return warm.requests("free", None, get_current_context()["params"])
 
-    CacheJob.partial(task_id="free", kind="free").expand(request=find())
+    Free.partial(task_id="free").expand_kwargs(find())

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, get_current_context, task
 from outlap_airflow import forms, ingest
 from outlap_airflow.faults import RETRIES
+from outlap_airflow.operators import Ingest
 
 with DAG(
     dag_id="ingest_drives",
@@ -71,18 +72,19 @@ is left.
         context["shard_name"] = f"{shard['vehicle']}/{shard['drive']} {shard['shard'][:8]}"
         return ingest.cut_shard(shard, context["params"]["cut"], context["params"]["rate_hz"])
 
-    # also when a shard failed, or there was none: what is not cut yet is cut here
-    @task(map_index_template="{{ drive_name }}", max_active_tis_per_dagrun=8, trigger_rule="all_done")
-    def ingest_drive(pair: dict[str, str]) -> dict[str, Any]:
-        context = get_current_context()
-        context["drive_name"] = f"{pair['vehicle']}/{pair['drive']}"
-        return ingest.ingest_one(pair, context["params"]["cut"], context["params"]["rate_hz"])
-
     @task(trigger_rule="all_done", retries=0)
     def report(found: dict[str, Any], reports: Any) -> dict[str, Any]:
         return ingest.report_batch(found, [item for item in reports if item is not None])
 
     found = find()
-    ingested = ingest_drive.expand(pair=to_ingest(found))
+    # also when a shard failed, or there was none: what is not cut yet is cut here
+    ingested = Ingest.partial(
+        task_id="ingest_drive",
+        cut="{{ params.cut }}",
+        rate_hz="{{ params.rate_hz or '' }}",
+        map_index_template="{{ drive_name }}",
+        max_active_tis_per_dagrun=8,
+        trigger_rule="all_done",
+    ).expand(pair=to_ingest(found))
     cut_shard.expand(shard=to_cut(found)) >> ingested
-    report(found, ingested)
+    report(found, ingested.output)

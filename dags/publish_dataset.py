@@ -1,19 +1,17 @@
-"""A query over the catalogue → an immutable version, announced to whoever follows."""
+"""A query over the catalogue, or another source → an immutable version, announced to whoever follows."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
-from airflow.sdk import DAG, Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowSkipException
-from outlap_airflow import forms, publish
-from outlap_airflow.assets import dataset_published
+from airflow.sdk import DAG, Param
+from outlap_airflow import forms
 from outlap_airflow.faults import RETRIES
+from outlap_airflow.operators import Announce, Publish
 
 with DAG(
     dag_id="publish_dataset",
-    description="Publish what a query selects as the next version of a dataset",
+    description="Publish what a query or another source gives as the next version of a dataset",
     doc_md="""
 The form, `POST /outlap/api/v1/publish` and the nightly DAG all run this. The same content is the same version:
 publishing it again writes nothing. The last task emits the asset `dataset_published` with the partition key
@@ -28,6 +26,7 @@ publishing it again writes nothing. The last task emits the asset `dataset_publi
     params={
         "dataset": forms.dataset(),
         "query": forms.query(),
+        "source": forms.source(),
         "tag": forms.tag(),
         "announce": Param(
             "always",
@@ -38,20 +37,11 @@ publishing it again writes nothing. The last task emits the asset `dataset_publi
         ),
     },
 ):
-
-    @task(task_id="publish")
-    def publish_version() -> dict[str, Any]:
-        context = get_current_context()
-        params, run = context["params"], context["dag_run"]
-        return publish.publish(params["dataset"], params["query"], params["tag"], run.dag_id, run.run_id)
-
-    @task(outlets=[dataset_published])
-    def announce(published: dict[str, Any]) -> str:
-        context = get_current_context()
-        if not publish.worth_announcing(published, context["params"]["announce"]):
-            raise AirflowSkipException(
-                f"{published['dataset']} is still {published['tag']}: nothing new to announce"
-            )
-        return publish.announce(published, context["outlet_events"])
-
-    announce(publish_version())
+    publish = Publish(
+        task_id="publish",
+        dataset="{{ params.dataset }}",
+        query="{{ params.query }}",
+        source="{{ params.source | tojson if params.source else '' }}",
+        tag="{{ params.tag or '' }}",
+    )
+    Announce(task_id="announce", published=publish.output, announce="{{ params.announce }}")

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, get_current_context, task
 from outlap_airflow import forms, training
 from outlap_airflow.faults import RETRIES
-from outlap_airflow.operators import CacheJob, WaitUntil
+from outlap_airflow.operators import Free, WaitUntil, Warm
 from outlap_airflow.settings import airflow_settings
 
 from lake.config import load_config
@@ -89,7 +89,13 @@ affinity to the warm nodes.
 
     planned = plan()
     wait_to_warm = WaitUntil(task_id="wait_to_warm", moment=planned["warm_at"])
-    warm = CacheJob(task_id="warm", kind="warm", request=planned["request"])
+    warm = Warm(
+        task_id="warm",
+        dataset=planned["dataset"],
+        ref=planned["version"],
+        idc=planned["idc"],
+        nodes="{{ ti.xcom_pull(task_ids='plan', key='request')['nodes'] }}",
+    )
     wait_to_train = WaitUntil(task_id="wait_to_train", moment=planned["train_at"])
     mounted = mount(planned)
     if settings.launcher == "kubernetes":
@@ -112,4 +118,4 @@ affinity to the warm nodes.
     down = unmount(planned, mounted).as_teardown(setups=mounted, on_failure_fail_dagrun=True)
     freeing = what_to_free(planned)
     planned >> wait_to_warm >> warm >> wait_to_train >> mounted >> trained >> down >> freeing
-    CacheJob.partial(task_id="free", kind="free").expand(request=freeing)
+    Free.partial(task_id="free").expand_kwargs(freeing)

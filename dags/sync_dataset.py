@@ -8,9 +8,10 @@ from typing import Any
 from airflow.sdk import DAG, PartitionedAssetTimetable, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 from outlap_airflow import forms, sync
-from outlap_airflow.assets import dataset_published, dataset_synced
+from outlap_airflow.assets import dataset_published
 from outlap_airflow.faults import RETRIES
 from outlap_airflow.mappers import FanOutIdc
+from outlap_airflow.operators import Sync
 from outlap_airflow.pools import link_pool
 from outlap_airflow.settings import destinations
 
@@ -57,14 +58,13 @@ runs from the form. Only what the destination lacks is copied; the version appea
             )
         return chosen
 
-    asked = find()
-    chosen = choose(asked)
+    chosen = choose(find())
     for idc in destinations(config):
-
-        @task(task_id=f"copy_to_{idc}", pool=link_pool(config.idc, idc), outlets=[dataset_synced])
-        def copy(asked: dict[str, Any], idc: str) -> dict[str, Any]:
-            report = sync.sync_to(asked["dataset"], asked["ref"], idc)
-            sync.announce_synced(report, idc, get_current_context()["outlet_events"])
-            return report
-
-        chosen >> copy(asked, idc)
+        copy = Sync(
+            task_id=f"copy_to_{idc}",
+            pool=link_pool(config.idc, idc),
+            dataset="{{ ti.xcom_pull(task_ids='find')['dataset'] }}",
+            ref="{{ ti.xcom_pull(task_ids='find')['ref'] }}",
+            idc=idc,
+        )
+        chosen >> copy

@@ -8,7 +8,7 @@ from airflow.sdk import DAG, Param, PartitionedAssetTimetable, get_current_conte
 from outlap_airflow import forms, warm
 from outlap_airflow.assets import dataset_synced
 from outlap_airflow.faults import RETRIES
-from outlap_airflow.operators import CacheJob
+from outlap_airflow.operators import Warm
 
 with DAG(
     dag_id="warm_dataset",
@@ -41,4 +41,4 @@ paths.
         context = get_current_context()
         return warm.requests("warm", context["dag_run"].partition_key, context["params"])
 
-    CacheJob.partial(task_id="warm", kind="warm").expand(request=find())
+    Warm.partial(task_id="warm").expand_kwargs(find())

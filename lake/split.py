@@ -73,20 +73,24 @@ def _part(store: Store, version: str, by: str, chosen: str, shares: Shares, salt
         yield table.filter(pc.is_in(values, mine))
 
 
-def split(
+def split_share(
     store: Store,
     ref: Ref,
     shares: Shares,
+    share: str,
     origin: Mapping[str, Any],
     by: str = "drive",
     salt: str = "",
-    name: str | None = None,
+    dataset: str | None = None,
     tag: str | None = None,
-) -> list[Published]:
-    """Publish each share of a version as `<name>-<share>` (name: the dataset's). Nothing is copied: the parts use its packs.
+) -> Published:
+    """Publish one share of a version as `dataset` (default `<its dataset>-<share>`). Nothing is copied: it uses the version's packs.
 
-    Raises Refused when a share gets no file, or files have no such column.
+    Raises Refused when the share gets no file, or files have no such column.
     """
+    if share not in [name for name, _ in shares]:
+        names = ", ".join(name for name, _ in shares)
+        raise Refused(f"the share {share[:80]!r}", f"the shares are {names}", "name one of them")
     root = read_root(store, ref.version)
     schema = next(iter(versions.rows(store, ref.version))).schema
     if by not in schema.names:
@@ -98,21 +102,27 @@ def split(
         "split_of": f"{ref.dataset}@{ref.tag}",
         "parent": ref.version,
         "by": by,
-        "shares": ",".join(f"{share}={weight}" for share, weight in shares),
+        "shares": ",".join(f"{name}={weight}" for name, weight in shares),
         "salt": salt,
+        "share": share,
     }
-    made = []
-    for share, _ in shares:
-        rows = _part(store, ref.version, by, share, shares, salt)
-        made.append(
-            publish_rows(
-                store,
-                f"{name or ref.dataset}-{share}",
-                rows,
-                schema,
-                {**made_by, "share": share},
-                tag,
-                identity=root.identity,
-            )
-        )
-    return made
+    rows = _part(store, ref.version, by, share, shares, salt)
+    name = dataset or f"{ref.dataset}-{share}"
+    return publish_rows(store, name, rows, schema, made_by, tag, identity=root.identity)
+
+
+def split(
+    store: Store,
+    ref: Ref,
+    shares: Shares,
+    origin: Mapping[str, Any],
+    by: str = "drive",
+    salt: str = "",
+    name: str | None = None,
+    tag: str | None = None,
+) -> list[Published]:
+    """Publish each share of a version as `<name>-<share>` (name: the dataset's). Raises as `split_share`."""
+    return [
+        split_share(store, ref, shares, share, origin, by, salt, f"{name or ref.dataset}-{share}", tag)
+        for share, _ in shares
+    ]

@@ -45,8 +45,8 @@ def derive(
     from lake.config import load_config
     from lake.refs import parse, resolve
     from lake.stores import lake_store, open_store
-    from outlap import derive as deriving
     from outlap.scratch import scratch
+    from transforms import derive as deriving
 
     config = load_config()
     store = lake_store(config, idc)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,37 +12,9 @@ from outlap import show
 from outlap.options import AsJson, Idc
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from lake.config import Config
-    from lake.publish import Published
-    from lake.stores import Store
+    from lake.sources import Done
 
 PARTLY = 3
-
-
-@dataclass(frozen=True)
-class _Order:
-    """What the options of one call ask for."""
-
-    config: Config
-    store: Store
-    name: str
-    origin: dict[str, Any]
-    tag: str | None
-    in_place: bool
-    identity: str
-    skip_missing: bool
-    maps: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Done:
-    """missing: files of the list that are in no store; duplicates: paths that stood in it twice."""
-
-    published: Published
-    missing: tuple[str, ...] = ()
-    duplicates: tuple[str, ...] = ()
 
 
 def publish(
@@ -112,8 +84,12 @@ def publish(
     """
     import getpass
 
+    from lake import sources
     from lake.config import load_config
-    from lake.stores import lake_store
+    from lake.publish import publish_query
+    from lake.stores import lake_store, open_store
+    from outlap.jobs import read_list
+    from outlap.scratch import scratch
 
     if sum(option is not None for option in (source, query, files, pkl)) != 1:
         raise typer.BadParameter("give exactly one of --from, --query, --files and --pkl")
@@ -122,21 +98,42 @@ def publish(
     if identity not in ("content", "etag") or (identity == "etag" and not in_place):
         raise typer.BadParameter("--identity is `content`, or `etag` together with --in-place")
     config = load_config()
-    origin = {"by": "outlap publish", "user": getpass.getuser()}
     store = lake_store(config, idc)
-    order = _Order(config, store, name, origin, tag, in_place, identity, skip_missing, tuple(maps or ()))
-    if query is not None:
-        done = _query(order, query)
-    elif source is not None:
-        done = _from(order, source)
-    else:
-        done = _listed(order, files, pkl)
+    with scratch() as folder, show.progress() as bars:
+
+        def report(done: int, total: int) -> None:
+            bars("read" if in_place else "pack", done, total)
+
+        order = sources.Order(
+            store=store,
+            dataset=name,
+            origin={"by": "outlap publish", "user": getpass.getuser()},
+            scratch=folder,
+            stores=config.stores,
+            open_named=lambda named: open_store(config.store_named(named), config.idc),
+            tag=tag,
+            in_place=in_place,
+            identity=identity,
+            skip_missing=skip_missing,
+            maps=tuple(maps or ()),
+            progress=report,
+        )
+        if query is not None:
+            done = sources.Done(publish_query(store, name, query, folder, order.origin, tag))
+        elif source is not None and (Path(source).exists() or ":" not in source):
+            done = sources.publish_folder(order, Path(source))
+        elif source is not None:
+            done = sources.publish_prefix(order, source)
+        elif pkl is not None:
+            done = sources.publish_pickle(order, pkl, pkl.name)
+        else:
+            done = sources.publish_names(order, read_list(files) or (), files.name if files else "the list")
     _tell(done, as_json)
     if done.missing:
         raise typer.Exit(PARTLY)
 
 
-def _tell(done: _Done, as_json: bool) -> None:
+def _tell(done: Done, as_json: bool) -> None:
     if as_json:
         show.json_line(
             {**asdict(done.published), "missing": list(done.missing), "duplicates": list(done.duplicates)}
@@ -153,109 +150,3 @@ def _tell(done: _Done, as_json: bool) -> None:
             show.line(f"{kind}: {found}")
         if len(names) > 20:
             show.line(f"and {len(names) - 20:,} more {kind} (--json lists them all)")
-
-
-def _query(order: _Order, sql: str) -> _Done:
-    from lake.publish import publish_query
-    from outlap.scratch import scratch
-
-    with scratch() as folder:
-        return _Done(publish_query(order.store, order.name, sql, folder, order.origin, order.tag))
-
-
-def _from(order: _Order, source: str) -> _Done:
-    from lake import imports, listed
-
-    if Path(source).exists() or ":" not in source:
-        return _Done(_items(order, imports.folder_items(Path(source)), {"from": source}))
-    place = listed.prefix_of(source, listed.store_mappings(order.config.stores))
-    items = imports.prefix_items(_open(order.config, place.store), place.key)
-    return _Done(_items(order, items, {"from": source}))
-
-
-def _open(config: Config, name: str) -> Store:
-    from lake.stores import open_store
-
-    return open_store(config.store_named(name), config.idc)
-
-
-def _items(order: _Order, items: pa.Table, made_by: dict[str, Any]) -> Published:
-    """Publish items packed, or in place."""
-    from lake.inplace import publish_in_place
-    from lake.publish import publish_items
-    from outlap.scratch import scratch
-
-    def opened(name: str) -> Store:
-        return _open(order.config, name)
-
-    origin = {**order.origin, **made_by}
-    with scratch() as folder, show.progress() as bars:
-
-        def report(done: int, total: int) -> None:
-            bars("read" if order.in_place else "pack", done, total)
-
-        if order.in_place:
-            origin["in_place"] = order.identity
-            return publish_in_place(
-                order.store, order.name, items, opened, origin, order.tag, order.identity, report
-            )
-        return publish_items(order.store, order.name, items, opened, folder, origin, order.tag, report)
-
-
-def _listed(order: _Order, files: Path | None, pkl: Path | None) -> _Done:
-    from lake import imports, listed, pickles
-    from outlap.jobs import read_list
-
-    given = [listed.parse_mapping(text, order.config.stores) for text in order.maps]
-    mappings = [*listed.store_mappings(order.config.stores), *given]
-    if pkl is not None:
-        named = list(pickles.read_pickle(pkl))
-        made_by: dict[str, Any] = {"pkl": pkl.name, "listed": len(named)}
-    else:
-        assert files is not None
-        lines = read_list(files) or ()
-        if not any(listed.place_of(line, mappings) for line in lines):
-            return _Done(_frames(order, files, lines))
-        named = [pickles.ListedFile(line) for line in lines]
-        made_by = {"files": files.name, "listed": len(named)}
-    wanted, said = listed.resolve(named, mappings)
-    found = imports.listed_items(wanted, lambda name: _open(order.config, name))
-    listed.check_found(found, order.skip_missing)
-    items = listed.described(found.items, said)
-    if found.missing:
-        made_by["missing"] = len(found.missing)
-    return _Done(_items(order, items, made_by), found.missing, found.duplicates)
-
-
-def _frames(order: _Order, path: Path, lines: tuple[str, ...]) -> Published:
-    """The frames of the catalogue whose paths a list names. Raises NotFound for a path that is not there."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from lake import catalog
-    from lake.errors import NotFound
-    from lake.publish import publish_rows
-    from lake.snapshots import keep_snapshot
-    from outlap.scratch import scratch
-
-    wanted = pa.array(sorted(set(lines)), pa.string())
-    with scratch() as folder, catalog.query(order.store, "select * from frames", folder) as answer:
-        chosen = [batch.filter(pc.is_in(batch["path"], wanted)) for batch in answer.rows]
-        found = pa.concat_tables(chosen)["path"].combine_chunks() if chosen else pa.array([], pa.string())
-        missing = wanted.filter(pc.invert(pc.is_in(wanted, found)))
-        if len(missing):
-            raise NotFound(
-                f"{missing[0].as_py()} of {path}",
-                f"{len(missing)} of {len(wanted)} paths are not in the catalogue, and no --map covers them",
-                "correct the list; `outlap publish NAME --query` selects by tags",
-            )
-        made_by = {**order.origin, "files": len(wanted), "catalog": answer.snapshot}
-        return publish_rows(
-            order.store,
-            order.name,
-            chosen,
-            answer.schema,
-            made_by,
-            order.tag,
-            keep=lambda: keep_snapshot(order.store, answer.files),
-        )

@@ -58,6 +58,15 @@ def query() -> Any:
     )
 
 
+def source() -> Any:
+    return Param(
+        None,
+        type=["null", "object"],
+        title="Source",
+        description='Instead of a query: {"kind": "prefix", "uri": "STORE:PREFIX"}, or files, pkl, derive, split (docs/airflow.md).',
+    )
+
+
 def tag() -> Any:
     return Param(
         None,

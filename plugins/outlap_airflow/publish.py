@@ -1,37 +1,173 @@
-"""Publishing a dataset and announcing it. Plain functions: the DAGs wrap them in tasks."""
+"""Publishing a dataset and announcing it. Plain functions: the operators wrap them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lake.config import load_config
-from lake.errors import Conflict
+from lake.config import Config, load_config
+from lake.errors import Conflict, Refused
 from outlap_airflow.assets import dataset_published, published_key
 from outlap_airflow.faults import told
-from outlap_airflow.settings import scratch_folder
+from outlap_airflow.settings import DEFAULT_QUERY, airflow_settings, scratch_folder
+from outlap_airflow.sources import Derive, Files, Pickle, Prefix, Query, Split, parse_source
+
+if TYPE_CHECKING:
+    from lake.publish import Published
+    from lake.stores import Store
+
+MOST_LIST_BYTES = 256 << 20
+
+
+@told()
+def source_of(query: str | None, source: Any) -> Any:
+    """The Source of a run: what `source` says, else the query, else the default query. Raises Refused."""
+    if source in (None, "", "None"):
+        return Query(sql=query or DEFAULT_QUERY)
+    return parse_source(source)
 
 
 @told(Conflict)
-def publish(dataset: str, query: str, tag: str | None, dag_id: str, run_id: str) -> dict[str, Any]:
-    """Publish the rows of a query; the JSON of Published, and `mine`: this run made the version, now or in an earlier try.
+def publish(dataset: str, source: Any, tag: str | None, dag_id: str, run_id: str) -> dict[str, Any]:
+    """Publish what a Source (or a query, as text) gives; the JSON of Published, idc, parents, and `mine`: this run made the version.
 
     A run that made a version before and is run again stays with it, whatever the catalogue has learnt since. Conflict is
     tried again: someone else published the dataset in the same moment.
     """
-    from lake.publish import publish_query
+    from lake.names import check_dataset
     from lake.stores import lake_store
 
+    source = Query(sql=source) if isinstance(source, str) else source
     config = load_config()
     lake = lake_store(config)
-    made = _made_by(lake, dataset, dag_id, run_id)
+    made = _made_by(lake, check_dataset(dataset), dag_id, run_id)
+    extra: dict[str, Any] = {"idc": config.idc, "parents": _parents(lake, source)}
     if made is not None:
-        return {**asdict(made), "mine": True}
+        return {**asdict(made), "mine": True, **extra}
     origin = {"by": "airflow", "dag": dag_id, "run": run_id, "idc": config.idc}
     with scratch_folder(config) as scratch:
-        published = publish_query(lake, dataset, query, scratch, origin, tag)
-    return {**asdict(published), "mine": _made_by(lake, dataset, dag_id, run_id) is not None}
+        published, more = _publish(config, lake, dataset, source, scratch, origin, tag)
+    mine = _made_by(lake, dataset, dag_id, run_id) is not None
+    return {**asdict(published), "mine": mine, **extra, **more}
+
+
+def _parents(lake: Store, source: Any) -> list[dict[str, str]]:
+    """What a derivation or a split is made of: [{dataset, version}]. Raises NotFound."""
+    if not isinstance(source, Derive | Split):
+        return []
+    from lake import refs
+
+    found = refs.resolve(lake, *refs.parse(source.of))
+    return [{"dataset": found.dataset, "version": found.version}]
+
+
+def _publish(
+    config: Config,
+    lake: Store,
+    dataset: str,
+    source: Any,
+    scratch: Path,
+    origin: Mapping[str, Any],
+    tag: str | None,
+) -> tuple[Published, dict[str, Any]]:
+    """The version, and what else is to be told: missing and duplicates of a list, left_out of a derivation."""
+    if isinstance(source, Query):
+        from lake.publish import publish_query
+
+        return publish_query(lake, dataset, source.sql, scratch, origin, tag), {}
+    if isinstance(source, Derive):
+        return _derive(config, lake, dataset, source, scratch, origin, tag)
+    if isinstance(source, Split):
+        from lake import refs
+        from lake.split import parse_shares, split_share
+
+        ref, shares = refs.resolve(lake, *refs.parse(source.of)), parse_shares(source.shares)
+        made = split_share(lake, ref, shares, source.share, origin, source.by, source.salt, dataset, tag)
+        return made, {}
+    return _objects(config, lake, dataset, source, scratch, origin, tag)
+
+
+def _derive(
+    config: Config,
+    lake: Store,
+    dataset: str,
+    source: Derive,
+    scratch: Path,
+    origin: Mapping[str, Any],
+    tag: str | None,
+) -> tuple[Published, dict[str, Any]]:
+    from lake import refs
+    from lake.stores import open_store
+    from transforms.derive import derive, parse_size
+
+    done = derive(
+        lake,
+        refs.resolve(lake, *refs.parse(source.of)),
+        dataset,
+        parse_size(source.resize, source.quality, source.aspect),
+        scratch,
+        origin,
+        tag,
+        skip_bad=source.skip_bad,
+        open_named=lambda name: open_store(config.store_named(name), config.idc),
+    )
+    return done.published, {"left_out": len(done.bad)}
+
+
+def _objects(
+    config: Config,
+    lake: Store,
+    dataset: str,
+    source: Prefix | Files | Pickle,
+    scratch: Path,
+    origin: Mapping[str, Any],
+    tag: str | None,
+) -> tuple[Published, dict[str, Any]]:
+    """From a prefix or a list of objects: only of stores that the settings allow, never of folders of this machine."""
+    from lake import sources
+    from lake.stores import open_store
+
+    listed = source if isinstance(source, Files | Pickle) else None
+    allowed = airflow_settings(config).sources
+    order = sources.Order(
+        store=lake,
+        dataset=dataset,
+        origin=origin,
+        scratch=scratch,
+        stores=config.stores,
+        open_named=lambda name: open_store(config.store_named(name), config.idc),
+        tag=tag,
+        in_place=source.in_place,
+        identity=source.identity,
+        skip_missing=listed.skip_missing if listed else False,
+        maps=listed.map if listed else (),
+        allowed=tuple(f"{name}:" for name in config.stores) if allowed is None else allowed,
+    )
+    if isinstance(source, Prefix):
+        done = sources.publish_prefix(order, source.uri)
+    elif isinstance(source, Files):
+        lines = source.names or _lines(
+            sources.fetch_list(order, source.uri or "", scratch / "list", MOST_LIST_BYTES)
+        )
+        done = sources.publish_names(order, lines, source.uri or f"{len(lines)} names")
+    else:
+        local = sources.fetch_list(order, source.uri, scratch / "list.pkl", MOST_LIST_BYTES)
+        done = sources.publish_pickle(order, local, source.uri)
+    return done.published, {"missing": len(done.missing), "duplicates": len(done.duplicates)}
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """Raises Refused for a list that is empty or no text."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise Refused("the list", f"it is not UTF-8: {error.reason}", "write one name a line") from error
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise Refused("the list", "there is no name in it", "write one name a line")
+    return found
 
 
 def _made_by(lake: Any, dataset: str, dag_id: str, run_id: str) -> Any:
@@ -64,8 +200,7 @@ def announce(published: Mapping[str, Any], outlet_events: Any) -> str:
     """Give the event of this task its key and its details; the key."""
     key = published_key(published["dataset"], published["version"])
     event = outlet_events[dataset_published]
-    event.extra = {
-        name: published[name] for name in ("dataset", "tag", "version", "files", "bytes", "is_new")
-    }
+    names = ("dataset", "tag", "version", "files", "bytes", "is_new", "idc", "parents")
+    event.extra = {name: published[name] for name in names if name in published}
     event.add_partitions(key)
     return key

@@ -34,11 +34,13 @@ class DatasetQuery(BaseModel):
 
 
 class AirflowSettings(BaseModel):
-    """`link_slots`: how many syncs may run at once from one IDC to another."""
+    """`link_slots`: how many syncs may run at once from one IDC to another. `sources`: `STORE:PREFIX` beginnings of what may be
+    published from (default: every store of the settings)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     destinations: tuple[str, ...] | None = None
     datasets: tuple[DatasetQuery, ...] = ()
+    sources: tuple[str, ...] | None = None
     nodes: str = "all"
     link_slots: int = Field(default=2, ge=1)
     scratch: Path | None = None
@@ -47,7 +49,7 @@ class AirflowSettings(BaseModel):
     namespace: str = "outlap"
     kubernetes_conn_id: str | None = None
 
-    @field_validator("destinations", "datasets", mode="before")
+    @field_validator("destinations", "datasets", "sources", mode="before")
     @classmethod
     def _from_variable(cls, value: Any) -> Any:
         """A variable holds text: JSON."""

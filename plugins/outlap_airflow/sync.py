@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from outlap_airflow.assets import dataset_synced, parse_synced, published_key, s
 from outlap_airflow.faults import told
 from outlap_airflow.settings import airflow_settings, destinations
 
+Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
 
 
@@ -41,8 +42,10 @@ def what_to_sync(partition_key: str | None, params: Mapping[str, Any]) -> dict[s
 
 
 @told(Conflict)
-def sync_to(dataset: str, ref: str, idc: str) -> dict[str, Any]:
-    """Sync to one IDC; the JSON of SyncReport. Raises AirflowException (tried again) when objects could not be copied.
+def sync_to(dataset: str, ref: str, idc: str, report_progress: Progress | None = None) -> dict[str, Any]:
+    """Sync to one IDC; the JSON of SyncReport, and source_idc. Raises AirflowException (tried again) when objects could not be copied.
+
+    report_progress(bytes done, all).
 
     The scratch folder stays after a failure, because the next try goes on where this one ended.
     """
@@ -59,6 +62,8 @@ def sync_to(dataset: str, ref: str, idc: str) -> dict[str, Any]:
 
     def progress(done: int, total: int) -> None:
         nonlocal last
+        if report_progress is not None:
+            report_progress(done, total)
         percent = done * 100 // max(total, 1)
         if percent != last:
             last = percent
@@ -74,7 +79,7 @@ def sync_to(dataset: str, ref: str, idc: str) -> dict[str, Any]:
         )
     if not any(scratch.iterdir()):
         scratch.rmdir()
-    return asdict(report)
+    return {**asdict(report), "source_idc": config.idc}
 
 
 def announce_synced(report: Mapping[str, Any], idc: str, outlet_events: Any) -> str:

@@ -7,19 +7,30 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+import uvicorn
 
+from cacheengine.client import Control, control_for
+from cacheengine.control.app import create_app
+from cacheengine.control.settings import ControlSettings
+from cacheengine.errors import CacheError
+from cacheengine.wire import Desired, DirReport, Failure, Heartbeat, VersionReport
 from lake import catalog
 from lake.config import load_config
+from lake.errors import NotFound
 from lake.packs import put_pack, write_pack
+from lake.publish import publish_query
 from lake.stores import Store, lake_store
 
+TOKEN = "a token of the tests that nobody guesses"
 ROOT = Path(__file__).resolve().parents[2]
 _HOME = tempfile.TemporaryDirectory(prefix="outlap-airflow-")
 # Before the first import of airflow: it writes its settings into its home
@@ -143,3 +154,96 @@ def wait_for() -> Callable[..., None]:
             time.sleep(0.05)
 
     return wait
+
+
+class Node(threading.Thread):
+    """Heartbeats until stopped. It says of each desired version that `holding` of its 6 files are resident; failing: a cause."""
+
+    token = TOKEN
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url, self.ended, self.failing, self.holding = url, threading.Event(), "", 6
+        self.error: Exception | None = None
+
+    def beat(self, control: Control) -> None:
+        try:
+            desired = control.desired("b1")
+        except NotFound:  # before the first heartbeat
+            desired = Desired(node="b1", generation=0)
+        reports = []
+        for item in desired.versions:
+            bad = (Failure(path="720p/bad.jpg", cause=self.failing),) if self.failing else ()
+            held = self.holding - len(bad)
+            reports.append(
+                VersionReport(
+                    dataset=item.dataset,
+                    tag=item.tag,
+                    version=item.version,
+                    list_id=item.list_id,
+                    state="failed" if bad else "resident" if held == 6 else "fetching",
+                    files_total=6,
+                    files_resident=held,
+                    bytes_total=FILES_BYTES,
+                    bytes_resident=FILES_BYTES * held // 6,
+                    failures=bad,
+                )
+            )
+        dirs = (DirReport(path="/c", medium="ssd", quota=1 << 30, used=0, free_on_disk=1 << 30),)
+        control.heartbeat(
+            Heartbeat(
+                node="b1",
+                idc="idc-b",
+                address="127.0.0.1:9",
+                role="gpu",
+                agent_version="1",
+                boot_id="1",
+                generation=desired.generation,
+                dirs=dirs,
+                versions=tuple(reports),
+            )
+        )
+
+    def run(self) -> None:
+        with Control(self.url, TOKEN) as control:
+            while not self.ended.wait(0.1):
+                try:
+                    self.beat(control)
+                except CacheError as error:
+                    self.error = error
+
+
+FILES_BYTES = 16_800
+
+
+@pytest.fixture
+def node(idcs: Any, frames: Callable[..., None], wait_for: Callable[..., None], port: int) -> Iterator[Node]:
+    """A control service of idc-b with one node, and the dataset `front` published there."""
+    frames(idcs.b, "d1")
+    publish_query(idcs.b, "front", "select * from frames", idcs.home / "scratch", {})
+    secret = idcs.home / "token"
+    secret.write_text(TOKEN)
+    settings = idcs.home / "outlap.toml"
+    url = f"http://127.0.0.1:{port}"
+    settings.write_text(
+        settings.read_text().replace(
+            'control = "http://127.0.0.1:9"', f'control = "{url}"\ntoken = {{ file = "{secret}" }}'
+        )
+    )
+    (idcs.home / "control").mkdir()
+    options = ControlSettings(state_dir=idcs.home / "control", admin_token_file=secret, poll_s=0.1)
+    app = create_app(options, lambda: idcs.b, "idc-b")
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", proxy_headers=False))
+    serving = threading.Thread(target=server.run, daemon=True)
+    serving.start()
+    played = Node(url)
+    try:
+        with control_for(load_config(), "idc-b") as control:
+            wait_for(control.healthy, "the control service")
+            played.start()
+            wait_for(lambda: [item.node for item in control.nodes() if item.alive], "the node")
+        yield played
+    finally:
+        played.ended.set()
+        server.should_exit = True
+        serving.join(20)

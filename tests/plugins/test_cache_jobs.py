@@ -3,172 +3,125 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from outlap_airflow import training
-from outlap_airflow.operators import CacheJob, WaitUntil, job_result
+from outlap_airflow.operators import Free, WaitUntil, Warm
+from outlap_airflow.operators.cache import job_result
 from outlap_airflow.settings import DEFAULT_QUERY
 from outlap_airflow.triggers import MOST_FAILURES, JobTrigger
 
-from cacheengine.client import Control, control_for
-from cacheengine.errors import CacheError
-from cacheengine.wire import Desired, DirReport, Failure, Heartbeat, VersionReport
+from cacheengine.client import control_for
 from lake.config import load_config
-from lake.errors import NotFound
 from lake.publish import publish_query
 from lake.stores import lake_store
 
-TOKEN = "a token of the tests that nobody guesses"
 
-
-class Node(threading.Thread):
-    """Heartbeats until stopped. `hold` decides what it says of each desired version."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self.url, self.ended, self.failing = url, threading.Event(), ""
-        self.error: Exception | None = None
-
-    def beat(self, control: Control) -> None:
-        try:
-            desired = control.desired("b1")
-        except NotFound:  # before the first heartbeat
-            desired = Desired(node="b1", generation=0)
-        reports = []
-        for item in desired.versions:
-            bad = (Failure(path="720p/bad.jpg", cause=self.failing),) if self.failing else ()
-            reports.append(
-                VersionReport(
-                    dataset=item.dataset,
-                    tag=item.tag,
-                    version=item.version,
-                    list_id=item.list_id,
-                    state="failed" if bad else "resident",
-                    files_total=6,
-                    files_resident=6 - len(bad),
-                    bytes_total=FILES_BYTES,
-                    bytes_resident=FILES_BYTES if not bad else FILES_BYTES - 1,
-                    failures=bad,
-                )
-            )
-        dirs = (DirReport(path="/c", medium="ssd", quota=1 << 30, used=0, free_on_disk=1 << 30),)
-        control.heartbeat(
-            Heartbeat(
-                node="b1",
-                idc="idc-b",
-                address="127.0.0.1:9",
-                role="gpu",
-                agent_version="1",
-                boot_id="1",
-                generation=desired.generation,
-                dirs=dirs,
-                versions=tuple(reports),
-            )
-        )
-
-    def run(self) -> None:
-        with Control(self.url, TOKEN) as control:
-            while not self.ended.wait(0.1):
-                try:
-                    self.beat(control)
-                except CacheError as error:
-                    self.error = error
-
-
-FILES_BYTES = 16_800
-
-
-@pytest.fixture
-def node(idcs: Any, frames: Callable[..., None], wait_for: Callable[..., None], port: int) -> Iterator[Node]:
-    """A control service of idc-b with one node, and the dataset `front` published there."""
-    frames(idcs.b, "d1")
-    publish_query(idcs.b, "front", DEFAULT_QUERY, idcs.home / "scratch", {})
-    secret = idcs.home / "token"
-    secret.write_text(TOKEN)
-    settings = idcs.home / "outlap.toml"
-    url = f"http://127.0.0.1:{port}"
-    settings.write_text(
-        settings.read_text().replace(
-            'control = "http://127.0.0.1:9"', f'control = "{url}"\ntoken = {{ file = "{secret}" }}'
-        )
-    )
-    environment = {
-        **os.environ,
-        "OUTLAP_CONTROL_IDC": "idc-b",
-        "OUTLAP_CONTROL_LISTEN": f"127.0.0.1:{port}",
-        "OUTLAP_CONTROL_STATE_DIR": str(idcs.home / "control"),
-        "OUTLAP_CONTROL_ADMIN_TOKEN_FILE": str(secret),
-        "OUTLAP_CONTROL_POLL_S": "0.1",
-    }
-    (idcs.home / "control").mkdir()
-    with (idcs.home / "control.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "cacheengine.control"], env=environment, stderr=log)
-    played = Node(url)
-    try:
-        with control_for(load_config(), "idc-b") as control:
-            wait_for(control.healthy, "the control service")
-            played.start()
-            wait_for(lambda: [item.node for item in control.nodes() if item.alive], "the node")
-        yield played
-    finally:
-        played.ended.set()
-        process.terminate()
-        process.wait(20)
-
-
-def run(operator: CacheJob, attempt: int = 1) -> Any:
+def run(operator: Any, attempt: int = 1, store: dict[str, Any] | None = None) -> Any:
     """Execute an operator and its trigger as Airflow does."""
     ti = SimpleNamespace(dag_id="d", run_id="r", task_id=operator.task_id, map_index=-1, try_number=attempt)
+    # a dict has the get and the part of set that operators use of a task's store
+    kept = None if store is None else SimpleNamespace(get=store.get, set=store.__setitem__)
+    context = {"ti": ti, "task_state_store": kept}
     try:
-        return operator.execute({"ti": ti})
+        return operator.execute(context)
     except TaskDeferred as deferred:
         where, fields = deferred.trigger.serialize()
         assert where == "outlap_airflow.triggers.JobTrigger"
-        assert TOKEN not in str(fields)
+        assert "a token of the tests" not in str(fields)
 
         async def event() -> Any:
             async for found in JobTrigger(**fields).run():
                 return found.payload
 
-        return getattr(operator, deferred.method_name)({}, event=asyncio.run(event()))
+        return getattr(operator, deferred.method_name)(context, event=asyncio.run(event()))
 
 
 REQUEST = {"idc": "idc-b", "dataset": "front", "ref": "latest", "nodes": "all"}
 
 
-def test_warm_ends_with_every_file_resident_and_free_releases_it(node: Node) -> None:
-    job = run(CacheJob(task_id="warm", kind="warm", request=REQUEST))
+def test_warm_ends_with_every_file_resident_and_free_releases_it(node: Any) -> None:
+    job = run(Warm(task_id="warm", **REQUEST))
     assert (job["state"], job["files_done"], job["files_total"]) == ("done", 6, 6)
     with control_for(load_config(), "idc-b") as control:
         assert [item.node for item in training.warm_nodes(control.nodes(), job["version"])] == ["b1"]
         assert training.warm_nodes(control.nodes(), "0" * 64) == []
-    freed = run(CacheJob(task_id="free", kind="free", request=REQUEST))
+    freed = run(Free(task_id="free", **REQUEST))
     assert (freed["kind"], freed["state"]) == ("free", "done")
 
 
-def test_what_cannot_be_warmed_is_listed_and_another_try_is_another_job(node: Node) -> None:
+def test_what_cannot_be_warmed_is_listed_and_another_try_is_another_job(node: Any) -> None:
     node.failing = "its hash is wrong"
     with pytest.raises(AirflowException, match=r"720p/bad\.jpg: its hash is wrong"):
-        run(CacheJob(task_id="warm", kind="warm", request=REQUEST))
+        run(Warm(task_id="warm", **REQUEST))
     node.failing = ""
-    job = run(CacheJob(task_id="warm", kind="warm", request=REQUEST), attempt=2)
+    job = run(Warm(task_id="warm", **REQUEST), attempt=2)
     assert job["state"] == "done"
 
 
-def test_a_user_fault_is_not_tried_again(node: Node) -> None:
+def test_tries_share_a_job_until_it_fails(node: Any) -> None:
+    """What a worker that was killed leaves behind: the store of its task, with or without the job's id."""
+    node.holding, store = 3, dict[str, Any]()
+    operator = Warm(task_id="warm", **REQUEST)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="warm", map_index=-1, try_number=1)
+    kept = SimpleNamespace(get=store.get, set=store.__setitem__)
+
+    def begun(attempt: int) -> str:
+        ti.try_number = attempt
+        with pytest.raises(TaskDeferred):
+            operator.execute({"ti": ti, "task_state_store": kept})
+        return str(store["job"]["id"])
+
+    first = begun(1)
+    assert begun(2) == first
+    store.clear()  # killed before it could keep the answer
+    assert begun(3) == first
+    node.failing = "its hash is wrong"
+    with pytest.raises(AirflowException, match="its hash is wrong"):
+        run(operator, 3, store)
+    node.failing = ""
+    second = begun(4)
+    assert second != first
+    node.holding = 6
+    assert run(operator, 5, store)["id"] == second
+    # cleared after it went well: it may have been evicted since, so a new job looks again
+    assert run(operator, 6, store)["id"] not in (first, second)
+    # cleared while it asked for something else
+    node.holding = 3
+    third = begun(7)
+    operator.nodes = "b1"
+    assert begun(8) != third
+
+
+def test_a_job_that_failed_while_nobody_listened_is_not_taken_for_this_try(node: Any) -> None:
+    node.holding, store = 3, dict[str, Any]()
+    with pytest.raises(TaskDeferred):
+        Warm(task_id="warm", **REQUEST).execute(
+            {
+                "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="warm", map_index=-1, try_number=1),
+                "task_state_store": SimpleNamespace(get=store.get, set=store.__setitem__),
+            }
+        )
+    first = store["job"]["id"]
+    node.failing = "no route"
+    with control_for(load_config(), "idc-b") as control:
+        assert control.wait(first, timeout_s=30).state == "failed"
+    node.failing, node.holding = "", 6
+    # the heartbeat with the good news may be a moment away: the new job waits for it
+    assert run(Warm(task_id="warm", **REQUEST), 2, store)["state"] == "done"
+    assert store["job"]["id"] != first
+
+
+def test_a_user_fault_is_not_tried_again(node: Any) -> None:
     with pytest.raises(AirflowFailException, match="nosuch"):
-        run(CacheJob(task_id="warm", kind="warm", request={**REQUEST, "dataset": "nosuch"}))
+        run(Warm(task_id="warm", **{**REQUEST, "dataset": "nosuch"}))
 
 
-def test_a_plan_begins_to_warm_early_enough(node: Node, idcs: Any) -> None:
+def test_a_plan_begins_to_warm_early_enough(node: Any, idcs: Any) -> None:
     from datetime import UTC, datetime, timedelta
 
     params = {
@@ -193,9 +146,9 @@ def test_a_plan_begins_to_warm_early_enough(node: Node, idcs: Any) -> None:
 
 
 def test_keep_latest_frees_what_is_held_but_the_latest(
-    node: Node, idcs: Any, frames: Callable[..., None], wait_for: Callable[..., None]
+    node: Any, idcs: Any, frames: Callable[..., None], wait_for: Callable[..., None]
 ) -> None:
-    first = run(CacheJob(task_id="warm", kind="warm", request=REQUEST))["version"]
+    first = run(Warm(task_id="warm", **REQUEST))["version"]
     planned = {"dataset": "front", "idc": "idc-b", "request": {**REQUEST, "ref": first}}
     assert training.what_to_free(planned, "keep-latest") == []
     frames(lake_store(load_config(), "idc-b"), "d2")
@@ -203,7 +156,7 @@ def test_keep_latest_frees_what_is_held_but_the_latest(
     assert [item["ref"] for item in training.what_to_free(planned, "keep-latest")] == [first]
 
 
-def test_a_mount_needs_verified_residency(node: Node) -> None:
+def test_a_mount_needs_verified_residency(node: Any) -> None:
     planned = {"dataset": "front", "version": "0" * 64, "idc": "idc-b"}
     with pytest.raises(AirflowException, match="resident and verified"):
         training.mount(planned, True)
@@ -211,7 +164,7 @@ def test_a_mount_needs_verified_residency(node: Node) -> None:
 
 def test_a_control_service_that_is_away_is_tried_again(idcs: Any) -> None:
     with pytest.raises(AirflowException, match="does not answer") as caught:
-        run(CacheJob(task_id="warm", kind="warm", request=REQUEST))
+        run(Warm(task_id="warm", **REQUEST))
     assert not isinstance(caught.value, AirflowFailException)
 
     async def event() -> Any:
@@ -220,7 +173,7 @@ def test_a_control_service_that_is_away_is_tried_again(idcs: Any) -> None:
 
     told = asyncio.run(event())
     assert told["again"] is True
-    operator = CacheJob(task_id="warm", kind="warm", request=REQUEST)
+    operator = Warm(task_id="warm", **REQUEST)
     with pytest.raises(AirflowException, match="does not answer"):
         operator.finish({}, told)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from lake import publish, refs, stores, versions
 from lake.errors import Refused
 from lake.packs import pack_key
-from outlap import derive
+from transforms import derive
 
 SIZE = derive.parse_size("64x36")
 
@@ -121,7 +121,7 @@ import os, signal, sys
 from pathlib import Path
 from lake import refs, stores
 from lake.config import StoreConfig
-from outlap import derive
+from transforms import derive
 store = stores.open_store(StoreConfig(name="lake", idc="idc-a", url=sys.argv[1]))
 def progress(what, done, total):
     if done >= total / 2:
