@@ -25,7 +25,7 @@ def cache_idcs(config: Config, idc: str | None = None) -> list[str]:
 
 @told()
 def requests(kind: str, partition_key: str | None, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One request of CacheJob for each IDC, of the event that started the run or of the form.
+    """Arguments of Warm or Free for each IDC, of the event that started the run or of the form.
 
     Raises AirflowSkipException for an event of an IDC without a cache group, Refused for a form that names nothing.
     """
