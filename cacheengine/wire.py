@@ -14,6 +14,7 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ResidencyState = Literal["waiting", "fetching", "resident", "failed", "freeing"]
 Role = Literal["gpu", "cache", "client"]
 Medium = Literal["mem", "nvme", "ssd", "hdd"]
+Placement = Literal["all", "spread"]
 
 
 class Wire(BaseModel):
@@ -33,7 +34,9 @@ class WarmRequest(Wire):
     """Make `dataset@ref` (tag, `latest` or version id prefix) resident on the nodes that `nodes` selects.
 
     `nodes`: `all`, a comma list of names, or `role=gpu`, `label.KEY=VALUE`. `files`: narrow to these paths.
-    `request_id`: the same id twice is the same job.
+    `request_id`: the same id twice is the same job. `placement`: `all`, each of them holds all of it; `spread`: each pack is held by
+    `copies` of them (see cacheengine.control.placement). `priority`: nodes warm higher ones first. `bandwidth_bps`: the most bytes a
+    second that each node fetches for it.
     """
 
     dataset: str
@@ -42,6 +45,10 @@ class WarmRequest(Wire):
     nodes: str = "all"
     pin: bool = False
     request_id: str | None = None
+    placement: Placement = "all"
+    copies: int = Field(default=1, ge=1, le=16)
+    priority: int = Field(default=0, ge=-100, le=100)
+    bandwidth_bps: int | None = Field(default=None, gt=0)
 
 
 class FreeRequest(Wire):
@@ -119,7 +126,11 @@ class Job(Wire):
 
 
 class DesiredVersion(Wire):
-    """`list_id` names a file list (GET /v1/lists/{id}); None means the whole version."""
+    """`list_id` names a file list (GET /v1/lists/{id}); None means the whole version.
+
+    `nodes`: the selector of the warm; among the holders that it picks the packs are shared out. `placement`, `copies`, `priority`,
+    `bandwidth_bps`: as in WarmRequest.
+    """
 
     dataset: str
     tag: str
@@ -127,6 +138,11 @@ class DesiredVersion(Wire):
     list_id: str | None = None
     pinned: bool = False
     job: str | None = None
+    nodes: str = "all"
+    placement: Placement = "all"
+    copies: int = Field(default=1, ge=1, le=16)
+    priority: int = Field(default=0, ge=-100, le=100)
+    bandwidth_bps: int | None = Field(default=None, gt=0)
 
 
 class Desired(Wire):
@@ -135,6 +151,46 @@ class Desired(Wire):
     node: str
     generation: int
     versions: tuple[DesiredVersion, ...] = ()
+
+
+class GroupNode(Wire):
+    """A node as its peers see it. `weight`: bytes of quota that it offers, 0 for a client. `joined_ns`: when it became a member.
+
+    `alive`: heard of within the time that a member may be away and keep its share.
+    """
+
+    node: str
+    address: str
+    peer_address: str | None = None
+    role: Role
+    labels: dict[str, str] = Field(default_factory=dict)
+    weight: int = Field(default=0, ge=0)
+    draining: bool = False
+    alive: bool = True
+    joined_ns: int = 0
+
+
+class Held(Wire):
+    """Which nodes hold which packs of a version: all that `nodes` selects, or `copies` of them each pack."""
+
+    version: str
+    list_id: str | None = None
+    nodes: str = "all"
+    placement: Placement = "all"
+    copies: int = 1
+
+
+class Group(Wire):
+    """The cache group. `generation` grows when membership, weights, draining or liveness change; `revision` with anything in it.
+
+    `settled`: the newest generation whose shares of all spread versions were resident; who held packs then, keeps them until the next.
+    """
+
+    generation: int
+    revision: int = 0
+    settled: int = 0
+    nodes: tuple[GroupNode, ...] = ()
+    held: tuple[Held, ...] = ()
 
 
 class DirReport(Wire):
@@ -147,7 +203,8 @@ class DirReport(Wire):
 
 
 class VersionReport(Wire):
-    """What a node really holds of one version, checked."""
+    """What a node really holds of one version, checked. `group`: the generation of the group that its share was taken of (spread
+    only); then totals are those of the share."""
 
     dataset: str
     tag: str
@@ -160,6 +217,7 @@ class VersionReport(Wire):
     bytes_resident: int
     rate_bps: float = 0.0
     failures: tuple[Failure, ...] = ()
+    group: int | None = None
 
 
 class MountReport(Wire):
@@ -171,11 +229,13 @@ class MountReport(Wire):
 
 
 class Heartbeat(Wire):
-    """Sent every few seconds. `generation` is the desired generation that the node has seen."""
+    """Sent every few seconds. `generation` is the desired generation that the node has seen. `peer_address`: HOST:PORT where it
+    serves packs to peers."""
 
     node: str
     idc: str
     address: str
+    peer_address: str | None = None
     role: Role
     labels: dict[str, str] = Field(default_factory=dict)
     agent_version: str
@@ -190,6 +250,7 @@ class Heartbeat(Wire):
     miss_bytes: int = 0
     store_bytes: int = 0
     store_requests: int = 0
+    peer_bytes: int = 0
 
 
 class HeartbeatReply(Wire):
