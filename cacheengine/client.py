@@ -25,11 +25,16 @@ from cacheengine.wire import (
     Heartbeat,
     HeartbeatReply,
     Job,
+    LinkBudget,
     MountAnswer,
     MountReport,
     MountRequest,
     NodeState,
     PinRequest,
+    RevertRequest,
+    Setting,
+    SettingChange,
+    SettingRequest,
     TokenAnswer,
     TokenRequest,
     UmountRequest,
@@ -50,6 +55,8 @@ _NODES = TypeAdapter(list[NodeState])
 _DESIRED = TypeAdapter(list[Desired])
 _TOKENS = TypeAdapter(list[TokenAnswer])
 _MOUNTS = TypeAdapter(list[MountReport])
+_SETTINGS = TypeAdapter(list[Setting])
+_CHANGES = TypeAdapter(list[SettingChange])
 _VERSIONS = TypeAdapter(list[VersionReport])
 
 
@@ -187,9 +194,18 @@ class Control:
             if job.state in ENDED or (end is not None and time.monotonic() >= end):
                 return job
 
-    def jobs(self, limit: int = 100) -> list[Job]:
-        """Newest first."""
-        return self._http.read(_JOBS, self._http.ask("GET", "/v1/jobs", limit=limit))  # type: ignore[no-any-return]
+    def jobs(self, limit: int = 100, brief: bool = False) -> list[Job]:
+        """Newest first; brief: without what each node says."""
+        body = self._http.ask("GET", "/v1/jobs", limit=limit, brief=brief)
+        return self._http.read(_JOBS, body)  # type: ignore[no-any-return]
+
+    def cancel(self, job_id: str) -> Job:
+        """End a warm. Raises NotFound, Conflict when it has ended or is a free."""
+        return self._job(self._http.ask("POST", f"/v1/jobs/{_part(job_id)}/cancel"))
+
+    def resume(self, job_id: str) -> Job:
+        """A new job that goes on with a warm that failed or was cancelled. Raises NotFound, Conflict."""
+        return self._job(self._http.ask("POST", f"/v1/jobs/{_part(job_id)}/resume", timeout_s=300.0))
 
     def pin(self, request: PinRequest) -> list[Desired]:
         return self._http.read(_DESIRED, self._http.ask("POST", "/v1/pin", request))  # type: ignore[no-any-return]
@@ -197,8 +213,31 @@ class Control:
     def unpin(self, request: PinRequest) -> list[Desired]:
         return self._http.read(_DESIRED, self._http.ask("POST", "/v1/unpin", request))  # type: ignore[no-any-return]
 
-    def nodes(self) -> list[NodeState]:
-        return self._http.read(_NODES, self._http.ask("GET", "/v1/nodes"))  # type: ignore[no-any-return]
+    def nodes(self, dataset: str | None = None, brief: bool = False) -> list[NodeState]:
+        """Every node; brief: without versions, dataset: with those of this one only."""
+        body = self._http.ask("GET", "/v1/nodes", dataset=dataset, brief=brief)
+        return self._http.read(_NODES, body)  # type: ignore[no-any-return]
+
+    def settings(self) -> list[Setting]:
+        return self._http.read(_SETTINGS, self._http.ask("GET", "/v1/config"))  # type: ignore[no-any-return]
+
+    def change_setting(self, request: SettingRequest) -> SettingChange:
+        body = self._http.ask("POST", "/v1/config", request)
+        return self._http.read(TypeAdapter(SettingChange), body)  # type: ignore[no-any-return]
+
+    def setting_history(self, key: str | None = None, limit: int = 100) -> list[SettingChange]:
+        """Newest first."""
+        body = self._http.ask("GET", "/v1/config/history", key=key, limit=limit)
+        return self._http.read(_CHANGES, body)  # type: ignore[no-any-return]
+
+    def revert_setting(self, request: RevertRequest) -> SettingChange:
+        body = self._http.ask("POST", "/v1/config/revert", request)
+        return self._http.read(TypeAdapter(SettingChange), body)  # type: ignore[no-any-return]
+
+    def link_budget(self, source: str, target: str, sync: str = "") -> LinkBudget:
+        """What a sync may send from one IDC to another; to be asked again within `valid_s`."""
+        path = f"/v1/links/{_part(source)}/{_part(target)}/budget"
+        return self._http.read(TypeAdapter(LinkBudget), self._http.ask("GET", path, sync=sync))  # type: ignore[no-any-return]
 
     def forget_node(self, node: str) -> None:
         self._http.ask("DELETE", f"/v1/nodes/{_part(node)}")
@@ -209,10 +248,19 @@ class Control:
 
     def desired(self, node: str, generation: int = -1, wait_s: float = 0.0) -> Desired:
         """What a node should hold; waits up to `wait_s` for another generation than the one given."""
+        found = self.next_desired(node, generation, wait_s) if wait_s > 0 else None
+        return found if found is not None else self._desired(node, -1, 0.0)[0]
+
+    def next_desired(self, node: str, generation: int, wait_s: float) -> Desired | None:
+        """What a node should hold, once it is another generation than this; None when it is not within `wait_s`."""
+        found = self._desired(node, generation, wait_s)
+        return found[0] if found else None
+
+    def _desired(self, node: str, generation: int, wait_s: float) -> list[Desired]:
         path = f"/v1/nodes/{_part(node)}/desired"
         timeout_s = wait_s + TIMEOUT_S
         body = self._http.ask("GET", path, timeout_s=timeout_s, generation=generation, wait_s=wait_s)
-        return self._http.read(TypeAdapter(Desired), body)  # type: ignore[no-any-return]
+        return [self._http.read(TypeAdapter(Desired), body)] if body else []
 
     def file_list(self, wanted: DesiredVersion) -> list[str] | None:
         """The paths that a desired version is narrowed to; None for the whole version."""

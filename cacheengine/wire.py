@@ -6,7 +6,7 @@ times integer nanoseconds since the Unix epoch (`*_ns`), durations seconds (`*_s
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,7 +36,7 @@ class WarmRequest(Wire):
     `nodes`: `all`, a comma list of names, or `role=gpu`, `label.KEY=VALUE`. `files`: narrow to these paths.
     `request_id`: the same id twice is the same job. `placement`: `all`, each of them holds all of it; `spread`: each pack is held by
     `copies` of them (see cacheengine.control.placement). `priority`: nodes warm higher ones first. `bandwidth_bps`: the most bytes a
-    second that each node fetches for it.
+    second that each node fetches for it (default: the group's setting).
     """
 
     dataset: str
@@ -104,7 +104,10 @@ class NodeProgress(Wire):
 
 
 class Job(Wire):
-    """A warm or a free. `done` means N of N on every chosen node, resident and verified (or all released)."""
+    """A warm or a free. `done` means N of N on every chosen node, resident and verified (or all released).
+
+    `cause`: why it was begun, where no person asked for it.
+    """
 
     id: str
     kind: Literal["warm", "free"]
@@ -123,13 +126,15 @@ class Job(Wire):
     nodes: tuple[NodeProgress, ...] = ()
     failures: tuple[Failure, ...] = ()
     error: str | None = None
+    cause: str | None = None
 
 
 class DesiredVersion(Wire):
     """`list_id` names a file list (GET /v1/lists/{id}); None means the whole version.
 
     `nodes`: the selector of the warm; among the holders that it picks the packs are shared out. `placement`, `copies`, `priority`,
-    `bandwidth_bps`: as in WarmRequest.
+    `bandwidth_bps`: as in WarmRequest. `paused`: its warm was cancelled; nothing more is fetched, and what is there goes when room is
+    needed.
     """
 
     dataset: str
@@ -143,6 +148,7 @@ class DesiredVersion(Wire):
     copies: int = Field(default=1, ge=1, le=16)
     priority: int = Field(default=0, ge=-100, le=100)
     bandwidth_bps: int | None = Field(default=None, gt=0)
+    paused: bool = False
 
 
 class Desired(Wire):
@@ -228,9 +234,21 @@ class MountReport(Wire):
     backend: Literal["kernel", "loop", "fuse"]
 
 
+class VersionKey(Wire):
+    """Which report: there is one for each version, or list of it, that a node holds."""
+
+    dataset: str
+    version: str
+    list_id: str | None = None
+
+
 class Heartbeat(Wire):
     """Sent every few seconds. `generation` is the desired generation that the node has seen. `peer_address`: HOST:PORT where it
-    serves packs to peers."""
+    serves packs to peers.
+
+    `session`: one run of the agent; `number`: of this heartbeat in it. `since` None: `versions` is all that the node holds. Else it
+    is what changed after heartbeat `since`, and `gone` is what was reported then and no longer is (cacheengine/reporting.py).
+    """
 
     node: str
     idc: str
@@ -241,6 +259,10 @@ class Heartbeat(Wire):
     agent_version: str
     boot_id: str
     generation: int
+    session: str = Field(default="", max_length=64)
+    number: int = Field(default=0, ge=0)
+    since: int | None = Field(default=None, ge=0)
+    gone: tuple[VersionKey, ...] = ()
     dirs: tuple[DirReport, ...] = ()
     versions: tuple[VersionReport, ...] = ()
     mounts: tuple[MountReport, ...] = ()
@@ -254,12 +276,15 @@ class Heartbeat(Wire):
 
 
 class HeartbeatReply(Wire):
+    """`full`: control does not know what this heartbeat builds on; the next one must hold all versions, and may come at once."""
+
     generation: int
+    full: bool = False
     interval_s: float = 2.0
 
 
 class NodeState(Wire):
-    """A node as the control service last heard of it."""
+    """A node as the control service last heard of it. `versions_total` counts versions also where they are left out."""
 
     node: str
     idc: str
@@ -270,6 +295,7 @@ class NodeState(Wire):
     seen_ns: int
     dirs: tuple[DirReport, ...]
     versions: tuple[VersionReport, ...]
+    versions_total: int = 0
     mounts: tuple[MountReport, ...]
     fetch_bps: float | None = None
     hit_bytes: int = 0
@@ -331,3 +357,60 @@ class TokenAnswer(Wire):
     datasets: tuple[str, ...]
     cidr: str | None = None
     token: str | None = None
+
+
+class Setting(Wire):
+    """A setting of the group. `value` is what holds; `chosen`: somebody set it."""
+
+    key: str
+    value: Any = None
+    default: Any = None
+    chosen: bool = False
+
+
+class SettingRequest(Wire):
+    """Set `key` to `value` (None: back to its default). `dry_run`: only say what that would touch."""
+
+    key: str
+    value: Any = None
+    dry_run: bool = False
+
+
+class RevertRequest(Wire):
+    """Undo the change of this number: its key becomes what it was before."""
+
+    number: int
+    dry_run: bool = False
+
+
+class SettingChange(Wire):
+    """Who changed what, when. `old`, `new` None: the default. `nodes`, `jobs`: what it touches; `says`: how.
+
+    `number` None and `applied` False: it was only asked what it would touch.
+    """
+
+    number: int | None = None
+    key: str
+    old: Any = None
+    new: Any = None
+    who: str
+    at_ns: int
+    reverts: int | None = None
+    applied: bool
+    nodes: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    says: str = ""
+
+
+class LinkBudget(Wire):
+    """What a sync may send over a link: `share_bps` of `bps`, bytes a second (None: no limit), for the next `valid_s`.
+
+    0: nothing may be sent in this hour. `syncs`: how many share the link.
+    """
+
+    source: str
+    target: str
+    bps: int | None = None
+    share_bps: int | None = None
+    syncs: int = 1
+    valid_s: float = 60.0

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from cacheengine import metrics, packcache
+from cacheengine import metrics, packcache, reporting
 from cacheengine.agent.mounts import images
 from cacheengine.agent.state import Node, take_desired
 from cacheengine.client import Control
@@ -80,16 +80,23 @@ def message(node: Node) -> Heartbeat:
             mounts=tuple(record.report for record in node.mounts.values()),
             fetch_bps=statistics.fmean(rates) if rates else None,
             fetch_bps_spread=statistics.stdev(rates) if len(rates) > 1 else None,
-            **counts,
+            hit_bytes=counts["hit_bytes"],
+            miss_bytes=counts["miss_bytes"],
+            store_bytes=counts["store_bytes"],
+            store_requests=counts["store_requests"],
         )
 
 
 def beat(node: Node, control: Control) -> None:
-    """Send heartbeats until the node ends."""
+    """Send heartbeats until the node ends: all that it holds once, then what changed."""
+    sent = reporting.Sent()
     while not node.ending.is_set():
         wait = AWAY_S
         try:
-            wait = control.heartbeat(message(node)).interval_s
+            heartbeat = reporting.shortened(sent, message(node))
+            reply = control.heartbeat(heartbeat)
+            reporting.answered(sent, heartbeat, reply)
+            wait = 0.0 if reply.full and heartbeat.since is not None else reply.interval_s
             metrics.control_up.set(1)
             node.works("heartbeat")
         except (Explained, OSError) as error:
@@ -105,8 +112,8 @@ def follow(node: Node, control: Control) -> None:
     """Take each new desired residency until the node ends."""
     while not node.ending.is_set():
         try:
-            desired = control.desired(node.config.name, node.generation, LONG_POLL_S)
-            if desired.generation != node.generation:
+            desired = control.next_desired(node.config.name, node.generation, LONG_POLL_S)
+            if desired is not None and desired.generation != node.generation:
                 take_desired(node, desired)
             node.works("desired")
         except NotFound:

@@ -1,25 +1,24 @@
-"""The HTTP service: routes, errors as JSON, and the watch over jobs whose nodes fall silent."""
+"""The HTTP service: routes, and errors as JSON."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from importlib.metadata import version as installed
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from cacheengine.answers import body_of, status_of
-from cacheengine.control import jobstore, metrics, tables, tokens
-from cacheengine.control.bell import Bell
-from cacheengine.control.jobs import Limits
+from cacheengine.control import abreast, metrics, tables, tokens, watch
+from cacheengine.control.board import Board
 from cacheengine.control.routes import health, jobs, nodes, pins
+from cacheengine.control.routes import settings as settings_routes
 from cacheengine.control.routes import tokens as token_routes
 from cacheengine.control.service import Running, Service
 from cacheengine.control.settings import ControlSettings
@@ -28,7 +27,6 @@ from lake.errors import Explained, NotFound, Refused
 from lake.stores import Store
 
 log = structlog.get_logger("outlap.control")
-PRUNE_EVERY_S = 3600.0
 
 
 def create_app(settings: ControlSettings, lake: Callable[[], Store], idc: str = "") -> FastAPI:
@@ -41,22 +39,24 @@ def create_app(settings: ControlSettings, lake: Callable[[], Store], idc: str = 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        limits = Limits(settings.dead_after_s, settings.dead_grace_s)
-        service = Service(engine, lake, limits, time.time_ns())
-        running = Running(settings, idc, service, Bell(), Bell())
+        service = Service(engine, lake, Board(time.time_ns()), settings.defaults())
+        running = Running(settings, idc, service)
         app.state.running = running
-        watching = asyncio.create_task(_watch(running))
-        try:
+        await abreast.refresh(running)
+        async with watch.watching(running):
             yield
-        finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
-            engine.dispose()
+        engine.dispose()
 
-    app = FastAPI(title="Outlap control", lifespan=lifespan, docs_url=None, redoc_url=None)
-    for router in (health.router, nodes.router, jobs.router, pins.router, token_routes.router):
-        app.include_router(router)
+    app = FastAPI(
+        title="Outlap control",
+        summary="Nodes of one IDC's cache group, what each should hold, and the jobs that change it.",
+        version=installed("outlap"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for module in (health, nodes, jobs, pins, token_routes, settings_routes):
+        app.include_router(module.router)
     _explain(app)
     return app
 
@@ -108,34 +108,3 @@ def _explain(app: FastAPI) -> None:
         log.error("unforeseen error", path=request.url.path, exc_info=error)
         cause = f"it met an error that it did not foresee ({type(error).__name__})"
         return _answer(CacheError("the control service", cause, "the log of the service says more"), 500)
-
-
-def _look_at_all(service: Service) -> bool:
-    """End jobs that have ended without a heartbeat to say so: their nodes died. True when one did."""
-    with service.engine.connect() as connection:
-        active = jobstore.active_jobs(connection)
-    return any([jobstore.look(service, job).ended_ns is not None for job in active])
-
-
-def _prune(running: Running) -> None:
-    before_ns = running.service.now_ns() - int(running.settings.keep_days * 86400 * 1e9)
-    with tables.writing(running.service.engine) as connection:
-        jobstore.prune(connection, before_ns)
-
-
-async def _watch(running: Running) -> None:
-    """Every `poll_s`. What goes wrong reaches the log, a metric and /healthz, and the next round tries again."""
-    pruned = 0.0
-    while True:
-        try:
-            if await run_in_threadpool(_look_at_all, running.service):
-                running.reports_changed.ring()
-            if time.monotonic() - pruned > PRUNE_EVERY_S:
-                await run_in_threadpool(_prune, running)
-                pruned = time.monotonic()
-            running.watch.problem = None
-        except Exception as error:
-            running.watch.problem = f"the watch over jobs fails ({type(error).__name__})"
-            metrics.background_failures.inc()
-            log.error("the watch over jobs failed", exc_info=error)
-        await asyncio.sleep(running.settings.poll_s)

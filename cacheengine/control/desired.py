@@ -1,36 +1,23 @@
-"""Nodes and what each should hold: heartbeats in, desired residency out. Functions over an open connection.
+"""What each node should hold, and the file lists that narrow it. Functions over an open connection.
 
-Whoever changes the desired residency of nodes calls `raise_generations` first: it orders changes of the same node.
+Whoever changes the desired residency of nodes touches the topic `nodes` and calls `raise_generations` first.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
-from cacheengine.control import tables
+from cacheengine.control import changes, tables
 from cacheengine.control.jobs import Heard
 from cacheengine.control.placement import Candidate
-from cacheengine.control.tables import WHOLE
-from cacheengine.wire import Desired, DesiredVersion, Heartbeat, NodeState
+from cacheengine.wire import Desired, DesiredVersion, NodeState, Placement
 from lake.canonical import blake3_hex, canonical_json
 from lake.errors import NotFound
 from lake.names import check_path
-
-
-def all_heard(connection: Connection, started_ns: int, only: Iterable[str] | None = None) -> dict[str, Heard]:
-    """Last heartbeats by node. None is older than the start of this service: what it did not hear proves nothing."""
-    query = select(tables.nodes.c.node, tables.nodes.c.heartbeat, tables.nodes.c.seen_ns)
-    if only is not None:
-        query = query.where(tables.nodes.c.node.in_(list(only)))
-    return {
-        node: Heard(Heartbeat.model_validate_json(heartbeat), max(seen_ns, started_ns))
-        for node, heartbeat, seen_ns in connection.execute(query)
-    }
 
 
 def candidates(heard: Mapping[str, Heard], now_ns: int, near_s: float) -> list[Candidate]:
@@ -61,34 +48,6 @@ def node_state(heard: Heard, now_ns: int, dead_after_s: float) -> NodeState:
     )
 
 
-def take_heartbeat(connection: Connection, heartbeat: Heartbeat, now_ns: int) -> int:
-    """Keep it; the generation that the node should see. A node that we never knew is taken on with what it holds."""
-    said = {"heartbeat": heartbeat.model_dump_json(), "seen_ns": now_ns}
-    changed = connection.execute(
-        update(tables.nodes).where(tables.nodes.c.node == heartbeat.node).values(**said)
-    )
-    if changed.rowcount == 0:
-        try:
-            with connection.begin_nested():
-                _take_on(connection, heartbeat, said)
-        except IntegrityError:  # another replica took it on between the two
-            connection.execute(
-                update(tables.nodes).where(tables.nodes.c.node == heartbeat.node).values(**said)
-            )
-    return generation(connection, heartbeat.node)
-
-
-def _take_on(connection: Connection, heartbeat: Heartbeat, said: Mapping[str, Any]) -> None:
-    """A new node, or one that this database forgot: then what it holds stays desired, or losing a database would empty caches."""
-    connection.execute(
-        insert(tables.nodes).values(node=heartbeat.node, generation=heartbeat.generation + 1, **said)
-    )
-    for report in heartbeat.versions:
-        if report.state != "freeing":
-            key = (heartbeat.node, report.dataset, report.version, report.list_id or WHOLE)
-            put_entry(connection, key, report.tag, pinned=False, job=None)
-
-
 def generation(connection: Connection, node: str) -> int:
     """Raises NotFound."""
     found = connection.execute(
@@ -99,21 +58,21 @@ def generation(connection: Connection, node: str) -> int:
     return int(found)
 
 
-def raise_generations(connection: Connection, nodes: Sequence[str]) -> dict[str, int]:
-    """One more for each of them, in the order of their names so that two changes never wait for each other."""
-    raised = {}
-    for node in sorted(nodes):
-        connection.execute(
-            update(tables.nodes)
-            .where(tables.nodes.c.node == node)
-            .values(generation=tables.nodes.c.generation + 1)
-        )
-        raised[node] = generation(connection, node)
-    return raised
+def raise_generations(connection: Connection, nodes: Sequence[str], revision: int) -> dict[str, int]:
+    """One more for each of them: the generation that carries what the caller changes. revision: of the topic `nodes`."""
+    c = tables.nodes.c
+    mine = c.node.in_(list(nodes))
+    connection.execute(
+        update(tables.nodes).where(mine).values(generation=c.generation + 1, revision=revision)
+    )
+    return {
+        row.node: row.generation
+        for row in connection.execute(select(c.node, c.generation).where(mine).order_by(c.node))
+    }
 
 
-def read_desired(connection: Connection, node: str) -> Desired:
-    """All that a node should hold, in a fixed order. Raises NotFound."""
+def read_desired(connection: Connection, node: str, bandwidth_bps: int | None = None) -> Desired:
+    """All that a node should hold, in a fixed order. bandwidth_bps: where a warm names none. Raises NotFound."""
     entries = tables.desired.c
     found = connection.execute(
         select(tables.desired)
@@ -128,28 +87,79 @@ def read_desired(connection: Connection, node: str) -> Desired:
             list_id=row.list_id or None,
             pinned=row.pinned,
             job=row.job,
+            priority=row.priority,
+            bandwidth_bps=row.bandwidth_bps if row.bandwidth_bps is not None else bandwidth_bps,
+            paused=row.paused,
+            nodes=row.selector,
+            placement=row.placement,
+            copies=row.copies,
         )
         for row in found
     )
     return Desired(node=node, generation=generation(connection, node), versions=versions)
 
 
-def put_entry(
-    connection: Connection, key: tuple[str, str, str, str], tag: str, pinned: bool, job: str | None
-) -> None:
-    """Let (node, dataset, version, list id or WHOLE) be desired. An entry that is pinned stays pinned."""
-    node, dataset, version, list_id = key
+class Wish(NamedTuple):
+    """What a job asks of its nodes: an entry of desired residency. list_id: or WHOLE."""
+
+    dataset: str
+    tag: str
+    version: str
+    list_id: str
+    job: str
+    pinned: bool = False
+    priority: int = 0
+    bandwidth_bps: int | None = None
+    selector: str = "all"
+    placement: Placement = "all"
+    copies: int = 1
+
+
+def put_entries(connection: Connection, nodes: Sequence[str], wish: Wish, now_ns: int) -> None:
+    """Let each of these nodes desire it. An entry that is pinned stays pinned, and remembers which job made it."""
     c = tables.desired.c
-    same = (c.node == node) & (c.dataset == dataset) & (c.version == version) & (c.list_id == list_id)
-    values: dict[str, Any] = {"tag": tag, "job": job}
-    if pinned:
-        values["pinned"] = True
-    if connection.execute(update(tables.desired).where(same).values(**values)).rowcount == 0:
-        connection.execute(
-            insert(tables.desired).values(
-                node=node, dataset=dataset, version=version, list_id=list_id, tag=tag, pinned=pinned, job=job
-            )
+    same = (c.dataset == wish.dataset) & (c.version == wish.version) & (c.list_id == wish.list_id)
+    found = connection.execute(select(tables.desired).where(same & c.node.in_(list(nodes))))
+    there = {row.node: row for row in found}
+    rows = []
+    for node in nodes:
+        known = there.get(node)
+        old = known is not None and not known.paused
+        rows.append(
+            {
+                **wish._asdict(),
+                "node": node,
+                "pinned": wish.pinned or (known is not None and known.pinned),
+                "first_job": known.first_job if known is not None and old else wish.job,
+                "since_ns": now_ns,
+                "paused": False,
+            }
         )
+    changes.put(connection, tables.desired, rows)
+
+
+def take_back(connection: Connection, job: str, pin: bool) -> set[str]:
+    """Pause what only this job asked for; the nodes where that changed something.
+
+    What an earlier job asked for goes back to it; what was pinned by another order stays (pin: this job pinned it). A node keeps the
+    bytes of a paused entry until it needs the room, so that asking again goes on where it was.
+    """
+    c = tables.desired.c
+    connection.execute(
+        update(tables.desired).where((c.first_job == job) & (c.job != job)).values(first_job=c.job)
+    )
+    older = (c.job == job) & ((c.first_job != job) | c.first_job.is_(None))
+    changed = set(connection.execute(select(c.node).where(older)).scalars())
+    connection.execute(update(tables.desired).where(older).values(job=c.first_job))
+    for row in connection.execute(select(tables.desired).where((c.job == job) & (c.first_job == job))).all():
+        if (row.pinned and not pin) or row.paused:
+            continue
+        mine = (c.node == row.node) & (c.dataset == row.dataset) & (c.version == row.version)
+        connection.execute(
+            update(tables.desired).where(mine & (c.list_id == row.list_id)).values(paused=True, pinned=False)
+        )
+        changed.add(row.node)
+    return changed
 
 
 def entries_of(
@@ -195,13 +205,6 @@ def known_version(connection: Connection, dataset: str, ref: str) -> tuple[str, 
     return fitting.pop() if len({version for _, version in fitting}) == 1 else None
 
 
-def forget_node(connection: Connection, node: str) -> None:
-    """Drop a node and what it should hold. Raises NotFound."""
-    generation(connection, node)
-    connection.execute(delete(tables.desired).where(tables.desired.c.node == node))
-    connection.execute(delete(tables.nodes).where(tables.nodes.c.node == node))
-
-
 def list_of(paths: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     """Paths → (list id, the paths once each, sorted): the id is the hash of the content. Raises Refused for a bad path."""
     ordered = tuple(sorted({check_path(path) for path in paths}))
@@ -210,14 +213,9 @@ def list_of(paths: Iterable[str]) -> tuple[str, tuple[str, ...]]:
 
 def put_list(connection: Connection, list_id: str, paths: Sequence[str], now_ns: int) -> None:
     """Keep a list, once."""
-    if connection.execute(select(tables.lists.c.id).where(tables.lists.c.id == list_id)).first() is not None:
-        return
-    text = canonical_json(list(paths)).decode()
-    try:
-        with connection.begin_nested():
-            connection.execute(insert(tables.lists).values(id=list_id, paths=text, created_ns=now_ns))
-    except IntegrityError:
-        return  # another replica kept the same list
+    if connection.execute(select(tables.lists.c.id).where(tables.lists.c.id == list_id)).first() is None:
+        text = canonical_json(list(paths)).decode()
+        connection.execute(insert(tables.lists).values(id=list_id, paths=text, created_ns=now_ns))
 
 
 def read_list(connection: Connection, list_id: str) -> list[str]:

@@ -21,6 +21,7 @@ from cacheengine.wire import (
     JobState,
     NodeEstimate,
     NodeProgress,
+    Placement,
     ResidencyState,
     VersionReport,
 )
@@ -40,7 +41,8 @@ class Chosen(BaseModel):
 class Spec(BaseModel):
     """What a job is. `files`, `bytes`: of the version (or list), for one node.
 
-    `released`: the list ids that a narrowed free took away (None: everything of the version).
+    `released`: the list ids that a narrowed free took away (None: everything of the version). `cause`: why it was asked, where no
+    person did. `bandwidth_bps`: what each node may fetch a second.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +58,12 @@ class Spec(BaseModel):
     selector: str
     created_ns: int
     nodes: tuple[Chosen, ...]
+    pin: bool = False
+    placement: Placement = "all"
+    copies: int = 1
+    priority: int = 0
+    bandwidth_bps: int | None = None
+    cause: str | None = None
 
 
 class Heard(NamedTuple):
@@ -193,6 +201,11 @@ def _on_node(spec: Spec, chosen: Chosen, heard: Heard | None, now_ns: int, limit
     return _Verdict(dead, "failed", None, f"{chosen.node}: {cause}")
 
 
+def node_state(spec: Spec, chosen: Chosen, heard: Heard | None, now_ns: int, limits: Limits) -> JobState:
+    """How far one node of a job is."""
+    return _on_node(spec, chosen, heard, now_ns, limits).state
+
+
 def _joined_state(states: Sequence[JobState]) -> JobState:
     if not states or "failed" in states:
         return "failed"
@@ -233,6 +246,7 @@ def judge(spec: Spec, heard: Mapping[str, Heard], now_ns: int, limits: Limits) -
         nodes=tuple(verdict.progress for verdict in verdicts),
         failures=failures[:MOST_FAILURES],
         error="; ".join(reasons) or None,
+        cause=spec.cause,
     )
 
 

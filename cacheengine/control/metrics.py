@@ -13,7 +13,12 @@ requests = Counter(
     registry=REGISTRY,
 )
 errors = Counter("outlap_control_errors_total", "Errors answered, by kind.", ("kind",), registry=REGISTRY)
-heartbeats = Counter("outlap_control_heartbeats_total", "Heartbeats taken.", registry=REGISTRY)
+heartbeats = Counter(
+    "outlap_control_heartbeats_total",
+    "Heartbeats taken, by what they hold: all versions, or changes.",
+    ("holds",),
+    registry=REGISTRY,
+)
 nodes = Gauge("outlap_control_nodes", "Known nodes, alive or dead.", ("state",), registry=REGISTRY)
 jobs_active = Gauge("outlap_control_jobs_active", "Jobs that have not ended.", registry=REGISTRY)
 jobs_ended = Counter(
@@ -24,6 +29,7 @@ jobs_ended = Counter(
 )
 background_failures = Counter(
     "outlap_control_background_failures_total",
-    "Rounds of the background watch that failed; the log says why.",
+    "Rounds of a background loop that failed; the log says why.",
+    ("loop",),
     registry=REGISTRY,
 )

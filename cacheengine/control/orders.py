@@ -1,4 +1,4 @@
-"""Orders: warm, free, pin and estimate as plain functions; the routes only check tokens and call them.
+"""Orders: warm, free, pin, cancel and estimate as plain functions; the routes only check tokens and call them.
 
 Each reads the lake first, outside any transaction, then changes the database in one.
 """
@@ -12,14 +12,15 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from cacheengine.control import desired, jobstore, totals
+from cacheengine.control import changes, desired, jobstore, totals
+from cacheengine.control.board import heard as heard_now
 from cacheengine.control.jobs import Chosen, Heard, Spec, estimate
 from cacheengine.control.placement import check_selector, select_nodes
 from cacheengine.control.service import Service
 from cacheengine.control.tables import WHOLE, writing
 from cacheengine.wire import Desired, Estimate, FreeRequest, Job, PinRequest, WarmRequest
 from lake.canonical import blake3_hex
-from lake.errors import LakeError, NotFound, Refused, StoreDown
+from lake.errors import Conflict, LakeError, NotFound, Refused, StoreDown
 from lake.names import check_dataset
 
 MOST_REQUEST_ID = 4000
@@ -95,19 +96,29 @@ def warm(service: Service, request: WarmRequest) -> Job:
 def _start_warm(
     service: Service, connection: Connection, request: WarmRequest, wanted: _Wanted, digest: str
 ) -> str:
-    heard = desired.all_heard(connection, service.started_ns)
-    nodes = _select(service, heard, request.nodes)
-    raised = desired.raise_generations(connection, nodes)
+    revisions = changes.touch(connection, "jobs", "nodes")
+    nodes = _select(service, heard_now(service.board), request.nodes)
+    raised = desired.raise_generations(connection, nodes, revisions["nodes"])
     now_ns, job = service.now_ns(), _new_id()
     if wanted.list_id is not None:
         desired.put_list(connection, wanted.list_id, wanted.paths, now_ns)
-    for node in nodes:
-        key = (node, wanted.dataset, wanted.version, wanted.list_id or WHOLE)
-        desired.put_entry(connection, key, wanted.tag, request.pin, job)
-    spec = _spec(wanted, request.nodes, raised, job, now_ns)
-    cause = f"job {job} warms it again"
-    jobstore.cancel(service, connection, spec, cause)
-    jobstore.insert_job(connection, spec, request.request_id, digest)
+    wish = desired.Wish(
+        wanted.dataset,
+        wanted.tag,
+        wanted.version,
+        wanted.list_id or WHOLE,
+        job,
+        request.pin,
+        request.priority,
+        request.bandwidth_bps,
+        request.nodes,
+        request.placement,
+        request.copies,
+    )
+    desired.put_entries(connection, list(raised), wish, now_ns)
+    spec = _spec(wanted, request, raised, job, now_ns)
+    jobstore.end_opposed(service, connection, spec, f"job {job} warms it again", revisions["jobs"])
+    jobstore.insert_job(connection, spec, request.request_id, digest, revisions["jobs"])
     return job
 
 
@@ -115,7 +126,7 @@ def _new_id() -> str:
     return secrets.token_hex(8)
 
 
-def _spec(wanted: _Wanted, selector: str, raised: dict[str, int], job: str, now_ns: int) -> Spec:
+def _spec(wanted: _Wanted, request: WarmRequest, raised: dict[str, int], job: str, now_ns: int) -> Spec:
     return Spec(
         id=job,
         kind="warm",
@@ -125,9 +136,14 @@ def _spec(wanted: _Wanted, selector: str, raised: dict[str, int], job: str, now_
         list_id=wanted.list_id,
         files=wanted.totals.files,
         bytes=wanted.totals.bytes,
-        selector=selector,
+        selector=request.nodes,
         created_ns=now_ns,
         nodes=tuple(Chosen(node=node, generation=number) for node, number in sorted(raised.items())),
+        pin=request.pin,
+        placement=request.placement,
+        copies=request.copies,
+        priority=request.priority,
+        bandwidth_bps=request.bandwidth_bps,
     )
 
 
@@ -135,16 +151,16 @@ def estimate_warm(service: Service, request: WarmRequest) -> Estimate:
     """What the warm would cost. Changes nothing. Raises as `warm` does."""
     check_selector(request.nodes)
     wanted = _wanted(service, request)
+    heard = heard_now(service.board)
+    nodes = _select(service, heard, request.nodes)
     with service.engine.connect() as connection:
-        heard = desired.all_heard(connection, service.started_ns)
-        nodes = _select(service, heard, request.nodes)
         held = {node: desired.read_desired(connection, node) for node in nodes}
-    spec = _spec(wanted, request.nodes, dict.fromkeys(nodes, 0), "", service.now_ns())
+    spec = _spec(wanted, request, dict.fromkeys(nodes, 0), "", service.now_ns())
     return estimate(spec, heard, held)
 
 
-def free(service: Service, request: FreeRequest) -> Job:
-    """A job that takes the version (or the files) from the desired residency of the chosen nodes.
+def free(service: Service, request: FreeRequest, cause: str | None = None) -> Job:
+    """A job that takes the version (or the files) from the desired residency of the chosen nodes. cause: where no person asks.
 
     What no store has any more can be freed too, as long as some node should hold it. Raises NotFound, Refused, StoreDown.
     """
@@ -155,7 +171,7 @@ def free(service: Service, request: FreeRequest) -> Job:
     if known is not None:
         return jobstore.look(service, known)
     tag, version = _resolve_held(service, request.dataset, request.ref)
-    cut = _Cut(request, tag, version, _amount(service, request, version))
+    cut = _Cut(request, tag, version, _amount(service, request, version), cause)
     rests = _rests(service, cut)
     job = _once(service, request, digest, lambda c: _start_free(service, c, cut, rests, digest))
     return jobstore.look(service, job)
@@ -166,6 +182,7 @@ class _Cut(NamedTuple):
     tag: str
     version: str
     totals: totals.Totals
+    cause: str | None
 
 
 def _resolve_held(service: Service, dataset: str, ref: str) -> tuple[str, str]:
@@ -188,9 +205,9 @@ def _amount(service: Service, request: FreeRequest, version: str) -> totals.Tota
     except LakeError:
         if request.files is not None:
             raise
-        with service.engine.connect() as connection:  # the store forgot it: what nodes say is all there is
-            heard = desired.all_heard(connection, service.started_ns)
-        held = [r for h in heard.values() for r in h.heartbeat.versions if r.version == version]
+        # the store forgot it: what nodes say is all there is
+        known = heard_now(service.board).values()
+        held = [r for h in known for r in h.heartbeat.versions if r.version == version]
         return totals.Totals(
             max((r.files_total for r in held), default=0), max((r.bytes_total for r in held), default=0)
         )
@@ -202,8 +219,8 @@ def _rests(service: Service, cut: _Cut) -> dict[str, tuple[str, tuple[str, ...]]
         return {}
     freed = set(cut.request.files)
     with service.engine.connect() as connection:
-        heard = desired.all_heard(connection, service.started_ns)
-        entries = desired.entries_of(connection, cut.request.dataset, cut.version, list(heard))
+        nodes = list(service.board.nodes)
+        entries = desired.entries_of(connection, cut.request.dataset, cut.version, nodes)
         lists = {list_id: desired.read_list(connection, list_id) for _, list_id, _ in entries if list_id}
     if any(list_id == WHOLE for _, list_id, _ in entries):
         lists[WHOLE] = totals.all_paths(service.lake(), cut.version)
@@ -222,7 +239,8 @@ def _start_free(
     digest: str,
 ) -> str:
     request, now_ns, job = cut.request, service.now_ns(), _new_id()
-    heard = desired.all_heard(connection, service.started_ns)
+    revisions = changes.touch(connection, "jobs", "nodes")
+    heard = heard_now(service.board)
     holding = {
         node for node, _, _ in desired.entries_of(connection, request.dataset, cut.version, list(heard))
     }
@@ -230,18 +248,21 @@ def _start_free(
     # a pattern reaches dead nodes too when they should hold the version: they let go of it when they are back
     every = select_nodes(request.nodes, desired.candidates(heard, now_ns, float("inf")))
     nodes = sorted(near | holding.intersection(every))
-    raised = desired.raise_generations(connection, nodes)
+    raised = desired.raise_generations(connection, nodes, revisions["nodes"])
     released: list[str | None] = []
+    rest_of: dict[tuple[str, bool], list[str]] = {}
     for node, list_id, pinned in desired.entries_of(connection, request.dataset, cut.version, nodes):
         if request.files is not None and list_id not in rests:
             continue
         released.append(list_id or None)
         desired.remove_entry(connection, node, request.dataset, cut.version, list_id)
-        rest_id, rest = rests.get(list_id, ("", ()))
-        if rest:
-            desired.put_list(connection, rest_id, rest, now_ns)
-            key = (node, request.dataset, cut.version, rest_id)
-            desired.put_entry(connection, key, cut.tag, pinned, job)
+        if rests.get(list_id, ("", ()))[1]:
+            rest_of.setdefault((list_id, pinned), []).append(node)
+    for (list_id, pinned), holders in rest_of.items():
+        rest_id, rest = rests[list_id]
+        desired.put_list(connection, rest_id, rest, now_ns)
+        wish = desired.Wish(request.dataset, cut.tag, cut.version, rest_id, job, pinned)
+        desired.put_entries(connection, holders, wish, now_ns)
     spec = Spec(
         id=job,
         kind="free",
@@ -253,10 +274,11 @@ def _start_free(
         bytes=cut.totals.bytes,
         selector=request.nodes,
         created_ns=now_ns,
-        nodes=tuple(Chosen(node=node, generation=raised[node]) for node in nodes),
+        nodes=tuple(Chosen(node=node, generation=number) for node, number in sorted(raised.items())),
+        cause=cut.cause,
     )
-    jobstore.cancel(service, connection, spec, f"job {job} frees it")
-    jobstore.insert_job(connection, spec, request.request_id, digest)
+    jobstore.end_opposed(service, connection, spec, f"job {job} frees it", revisions["jobs"])
+    jobstore.insert_job(connection, spec, request.request_id, digest, revisions["jobs"])
     return job
 
 
@@ -268,8 +290,8 @@ def set_pin(service: Service, request: PinRequest, pinned: bool) -> list[Desired
     check_selector(request.nodes)
     tag, version = _resolve_held(service, request.dataset, request.ref)
     with writing(service.engine) as connection:
-        heard = desired.all_heard(connection, service.started_ns)
-        chosen = _select(service, heard, request.nodes)
+        revision = changes.touch(connection, "nodes")["nodes"]
+        chosen = _select(service, heard_now(service.board), request.nodes)
         holding: Sequence[str] = sorted(
             {node for node, _, _ in desired.entries_of(connection, request.dataset, version, chosen)}
         )
@@ -279,6 +301,55 @@ def set_pin(service: Service, request: PinRequest, pinned: bool) -> list[Desired
                 "no such node should hold any of it",
                 f"warm it there: `outlap warm {request.dataset}@{tag}`",
             )
-        desired.raise_generations(connection, holding)
+        desired.raise_generations(connection, holding, revision)
         desired.set_pinned(connection, request.dataset, version, holding, pinned)
         return [desired.read_desired(connection, node) for node in holding]
+
+
+def cancel(service: Service, job_id: str, who: str) -> Job:
+    """End a job. What only a warm asked for is taken back: nothing more is fetched, and what is there may be evicted.
+
+    A free cannot be taken back: what it released is released. Raises NotFound, Conflict (it has ended, or is a free).
+    """
+    with writing(service.engine) as connection:
+        revisions = changes.touch(connection, "jobs", "nodes")
+        spec, ended = jobstore.read(connection, job_id)
+        if ended is not None:
+            raise Conflict(
+                f"the job {job_id}", f"it has ended: {ended.state}", "`outlap jobs` lists what runs"
+            )
+        if spec.kind == "free":
+            raise Conflict(
+                f"the job {job_id}",
+                "it frees, and what was released cannot be taken back",
+                f"warm it again: `outlap warm {spec.dataset}@{spec.tag}`",
+            )
+        job = jobstore.end_early(service, connection, spec, f"cancelled by {who}", revisions["jobs"])
+        if job.state == "cancelled":
+            changed = desired.take_back(connection, job_id, spec.pin)
+            desired.raise_generations(connection, sorted(changed), revisions["nodes"])
+        return job
+
+
+def request_again(service: Service, job_id: str) -> WarmRequest:
+    """The request that goes on with a warm that failed or was cancelled. Raises NotFound, Conflict."""
+    with service.engine.connect() as connection:
+        spec, ended = jobstore.read(connection, job_id)
+        if ended is None:
+            raise Conflict(f"the job {job_id}", "it still runs", f"follow it: `outlap jobs show {job_id}`")
+        if spec.kind == "free" or ended.state == "done":
+            raise Conflict(
+                f"the job {job_id}", f"it is a {spec.kind} that is {ended.state}: nothing of it is left to do"
+            )
+        files = None if spec.list_id is None else tuple(desired.read_list(connection, spec.list_id))
+    return WarmRequest(
+        dataset=spec.dataset,
+        ref=spec.version,
+        files=files,
+        nodes=spec.selector,
+        pin=spec.pin,
+        placement=spec.placement,
+        copies=spec.copies,
+        priority=spec.priority,
+        bandwidth_bps=spec.bandwidth_bps,
+    )

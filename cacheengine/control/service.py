@@ -2,43 +2,67 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from sqlalchemy import Engine
 
-from cacheengine.control.bell import Bell
+from cacheengine.control.activejobs import ActiveJobs
+from cacheengine.control.board import Board
+from cacheengine.control.groupsettings import Chosen, GroupSettings, chosen
 from cacheengine.control.jobs import Limits
 from cacheengine.control.settings import ControlSettings
+from cacheengine.wire import TokenAnswer
 from lake.stores import Store
 
+INTERVALS_TO_DIE = 3.0
 
-class Service(NamedTuple):
-    """`lake` opens this IDC's lake. `started_ns`: when this service began to listen; it judges no silence before that."""
+
+@dataclass
+class Service:
+    """`lake` opens this IDC's lake. `defaults`: of settings that nobody set; `chosen`: what holds now.
+
+    What is kept in memory follows the database (cacheengine.control.abreast): `board` of nodes, `active` jobs, `scopes` of tokens by
+    hash. `board.started_ns`: when this service began to listen; it judges no silence before that.
+    """
 
     engine: Engine
     lake: Callable[[], Store]
-    limits: Limits
-    started_ns: int
+    board: Board
+    defaults: GroupSettings = field(default_factory=GroupSettings)
+    chosen: Chosen = field(default_factory=lambda: chosen(GroupSettings(), {}))
+    active: ActiveJobs = field(default_factory=ActiveJobs)
+    scopes: dict[str, TokenAnswer] = field(default_factory=dict)
     now_ns: Callable[[], int] = time.time_ns
+
+    @property
+    def interval_s(self) -> float:
+        """How often a node is to report."""
+        return self.chosen.group.interval_s(len(self.board.nodes))
+
+    @property
+    def limits(self) -> Limits:
+        group, interval_s = self.chosen.group, self.interval_s
+        # a node that was told to report more rarely is not dead for it
+        stretched = INTERVALS_TO_DIE * interval_s if interval_s > group.heartbeat_interval_s else 0.0
+        return Limits(max(group.dead_after_s, stretched), group.dead_grace_s)
 
 
 @dataclass
 class Watch:
-    """What the background watch last stumbled over; None while all is well. Shown by /healthz."""
+    """What each background loop last stumbled over, by its name. Shown by /healthz."""
 
-    problem: str | None = None
+    problems: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Running:
-    """One process of the service. Bells ring when desired residency, or what nodes report, changed here."""
+    """One process of the service. `abreast`: held while memory and database are brought together."""
 
     settings: ControlSettings
     idc: str
     service: Service
-    desired_changed: Bell
-    reports_changed: Bell
     watch: Watch = field(default_factory=Watch)
+    abreast: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cacheengine.control.groupsettings import GroupSettings
 from lake.config import home
 from lake.errors import Refused
 
@@ -14,9 +15,9 @@ from lake.errors import Refused
 class ControlSettings(BaseSettings):
     """`listen` is HOST:PORT. `database` is an SQLAlchemy URL (secret: it may carry a password), default SQLite in `state_dir`.
 
-    `dead_after_s`: a node without a heartbeat for so long is dead. `dead_grace_s`: how much longer a job waits for it
-    before it fails. `poll_s`: how often a long poll looks into the database for what another replica changed.
-    `keep_days`: how long ended jobs are kept.
+    `poll_s`: how often an instance looks into the database for what another one changed. `flush_s`: how often it writes what heartbeats
+    brought. `policy_every_s`: how often it looks whether a policy frees something. `heartbeat_interval_s`, `dead_after_s`,
+    `dead_grace_s`, `keep_days`: defaults of the group's settings of these names (cacheengine.control.groupsettings).
     """
 
     model_config = SettingsConfigDict(env_prefix="OUTLAP_CONTROL_", extra="ignore")
@@ -32,6 +33,8 @@ class ControlSettings(BaseSettings):
     dead_after_s: float = Field(default=15.0, gt=0)
     dead_grace_s: float = Field(default=30.0, ge=0)
     poll_s: float = Field(default=1.0, gt=0, le=60)
+    flush_s: float = Field(default=0.5, gt=0, le=10)
+    policy_every_s: float = Field(default=30.0, gt=0)
     keep_days: float = Field(default=30.0, gt=0)
     max_body_bytes: int = Field(default=256 << 20, gt=0)
 
@@ -56,6 +59,15 @@ class ControlSettings(BaseSettings):
         if self.database is not None:
             return self.database.get_secret_value()
         return f"sqlite:///{self.state_dir.absolute()}/control.db"
+
+    def defaults(self) -> GroupSettings:
+        """What holds of the group's settings that nobody set."""
+        return GroupSettings(
+            heartbeat_interval_s=self.heartbeat_interval_s,
+            dead_after_s=self.dead_after_s,
+            dead_grace_s=self.dead_grace_s,
+            keep_days=self.keep_days,
+        )
 
     @property
     def admin_token_path(self) -> Path:

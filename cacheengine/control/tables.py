@@ -1,7 +1,7 @@
-"""Tables of the control service, and how its database is opened: SQLite on one machine, PostgreSQL for several replicas.
+"""Tables of the control service, and how its database is opened: SQLite on one machine, PostgreSQL for several instances.
 
-Plain SQLAlchemy, no SQL of one server. Every change of a node's desired residency first raises the node's generation: on
-PostgreSQL that row is then locked, on SQLite the whole database is, so changes of one node happen one after another.
+Plain SQLAlchemy. Whoever writes first calls `cacheengine.control.changes.touch`: it locks one row for each topic, so that changes
+happen one after another and have an order that other instances can follow. `migrations/` makes these tables.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
-    insert,
     make_url,
-    select,
 )
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from cacheengine.control.migrations import migrate
 from lake.errors import Refused
 
-SCHEMA_VERSION = 1
 WHOLE = ""  # the list id of a whole version: a primary key takes no null
 
 metadata = MetaData()
+# what services before migrations look at: they refuse a newer schema by it
 schema = Table(
     "outlap_schema",
     metadata,
@@ -47,8 +46,21 @@ nodes = Table(
     metadata,
     Column("node", String(128), primary_key=True),
     Column("generation", BigInteger, nullable=False),
-    Column("heartbeat", Text, nullable=False),
+    Column("heartbeat", Text, nullable=False),  # without its versions: they are rows of `reports`
     Column("seen_ns", BigInteger, nullable=False),
+    Column("session", String(64), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+reports = Table(
+    "reports",
+    metadata,
+    Column("node", String(128), primary_key=True),
+    Column("dataset", String(100), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("list_id", String(64), primary_key=True),
+    Column("report", Text),  # null: no longer reported; kept for a while, so that other instances hear of it
+    Column("revision", BigInteger, nullable=False, index=True),
 )
 desired = Table(
     "desired",
@@ -60,6 +72,14 @@ desired = Table(
     Column("tag", String(100), nullable=False),
     Column("pinned", Boolean, nullable=False),
     Column("job", String(64)),
+    Column("first_job", String(64)),  # the job that made this entry; `job`: the last one that asked for it
+    Column("since_ns", BigInteger, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("bandwidth_bps", BigInteger),
+    Column("selector", Text, nullable=False),
+    Column("placement", String(16), nullable=False),
+    Column("copies", Integer, nullable=False),
 )
 lists = Table(
     "lists",
@@ -79,6 +99,7 @@ jobs = Table(
     Column("spec", Text, nullable=False),
     Column("ended", Text),
     Column("created_ns", BigInteger, nullable=False, index=True),
+    Column("revision", BigInteger, nullable=False, index=True),
 )
 job_nodes = Table(
     "job_nodes",
@@ -94,6 +115,45 @@ tokens = Table(
     Column("scope", Text, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
 )
+# what nodes have, or had, mounted; ended_ns: null while it is
+leases = Table(
+    "leases",
+    metadata,
+    Column("node", String(128), primary_key=True),
+    Column("target", String(1024), primary_key=True),
+    Column("since_ns", BigInteger, primary_key=True),
+    Column("dataset", String(100), nullable=False, index=True),
+    Column("tag", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("ended_ns", BigInteger),
+)
+# never changed and never deleted: the newest row of a key is what holds; new: null where the default holds again
+settings_changes = Table(
+    "settings_changes",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("key", String(200), nullable=False, index=True),
+    Column("old", Text),
+    Column("new", Text),
+    Column("who", String(100), nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("reverts", Integer),
+    Column("touches", Text, nullable=False),
+)
+link_users = Table(
+    "link_users",
+    metadata,
+    Column("source", String(100), primary_key=True),
+    Column("target", String(100), primary_key=True),
+    Column("sync", String(128), primary_key=True),
+    Column("seen_ns", BigInteger, nullable=False),
+)
+changes = Table(
+    "changes",
+    metadata,
+    Column("topic", String(32), primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+)
 
 
 def _sqlite(engine: Engine) -> None:
@@ -103,7 +163,8 @@ def _sqlite(engine: Engine) -> None:
     def connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
         cursor = connection.cursor()
-        for setting in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=20000", "foreign_keys=ON"):
+        # the wait comes first: to turn to WAL needs the lock as well
+        for setting in ("busy_timeout=20000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {setting}")
         cursor.close()
 
@@ -114,7 +175,7 @@ def _sqlite(engine: Engine) -> None:
 
 
 def open_database(url: str) -> Engine:
-    """Connect and make what is missing. Raises Refused: a bad URL, no connection, or a schema of another Outlap."""
+    """Connect, and bring the schema to this Outlap's. Raises Refused: a bad URL, no connection, or a newer schema."""
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database:
@@ -122,7 +183,8 @@ def open_database(url: str) -> Engine:
         engine = create_engine(parsed, pool_pre_ping=True)
         if parsed.get_backend_name() == "sqlite":
             _sqlite(engine)
-        _create(engine)
+        with writing(engine) as connection:
+            migrate(connection)
     except (ArgumentError, SQLAlchemyError, ImportError, OSError) as error:
         # the URL, and what drivers say of it, may hold a password
         raise Refused(
@@ -130,28 +192,7 @@ def open_database(url: str) -> Engine:
             f"it cannot be opened ({type(error).__name__})",
             "check OUTLAP_CONTROL_DATABASE and that the database is up",
         ) from error
-    with engine.connect() as connection:
-        found = connection.execute(select(schema.c.version)).scalar_one()
-    if found != SCHEMA_VERSION:
-        raise Refused(
-            "the control database",
-            f"its schema is version {found}, this service speaks {SCHEMA_VERSION}",
-            "start the Outlap that wrote it, or give an empty database: nodes report again what they hold",
-        )
     return engine
-
-
-def _create(engine: Engine) -> None:
-    try:
-        metadata.create_all(engine)
-    except SQLAlchemyError:
-        metadata.create_all(engine)  # another replica was making the same tables: now they are there
-    try:
-        with writing(engine) as connection:
-            if connection.execute(select(schema.c.version)).first() is None:
-                connection.execute(insert(schema).values(id=1, version=SCHEMA_VERSION))
-    except IntegrityError:
-        return  # another replica was first; its row is read next
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from cacheengine.control import tables
+from cacheengine.control import changes, tables
 from cacheengine.errors import Unauthorised
 from cacheengine.wire import TokenAnswer, TokenRequest
 from lake.canonical import blake3_hex
@@ -72,7 +72,7 @@ def check(scope: TokenAnswer, verb: str, dataset: str | None = None) -> None:
         )
 
 
-def identify(connection: Connection, header: str | None, address: str | None) -> TokenAnswer:
+def identify(connection: Connection, header: str | None) -> TokenAnswer:
     """The scope of `Authorization: Bearer …`. Raises Unauthorised, the same for a wrong token and an unknown one."""
     kind, _, token = (header or "").partition(" ")
     if kind.lower() != "bearer" or not token.strip():
@@ -84,12 +84,15 @@ def identify(connection: Connection, header: str | None, address: str | None) ->
         raise Unauthorised(
             "this request", "its token is not known here", "check the token that the settings name"
         )
-    scope = TokenAnswer.model_validate_json(found)
+    return TokenAnswer.model_validate_json(found)
+
+
+def check_address(scope: TokenAnswer, address: str | None) -> None:
+    """Raises Unauthorised for a caller outside the CIDR of its token."""
     if not address_allowed(scope, address):
         raise Unauthorised(
             f"the token {scope.name!r}", "it is not allowed from this address", "use it from inside its CIDR"
         )
-    return scope
 
 
 def _checked(request: TokenRequest) -> TokenAnswer:
@@ -115,6 +118,7 @@ def _checked(request: TokenRequest) -> TokenAnswer:
 def create(connection: Connection, request: TokenRequest) -> TokenAnswer:
     """A new token; `token` of the answer is its only showing. Raises Refused, Conflict when the name is taken."""
     scope, token = _checked(request), secrets.token_urlsafe(32)
+    changes.touch(connection, "tokens")
     try:
         connection.execute(
             insert(tables.tokens).values(
@@ -145,6 +149,7 @@ def remove(connection: Connection, name: str) -> None:
         raise Refused(
             "the token 'admin'", "it is the one of the admin token file", "change the file and start again"
         )
+    changes.touch(connection, "tokens")
     if connection.execute(delete(tables.tokens).where(tables.tokens.c.name == name)).rowcount == 0:
         raise NotFound(f"the token {name[:80]!r}", "there is none of that name", "list them")
 
@@ -178,6 +183,7 @@ def admin_token(engine: Engine, path: Path) -> None:
         )
     scope = TokenAnswer(name=ADMIN, verbs=(ADMIN,), datasets=("*",))
     with tables.writing(engine) as connection:
+        changes.touch(connection, "tokens")
         connection.execute(delete(tables.tokens).where(tables.tokens.c.name == ADMIN))
         connection.execute(
             insert(tables.tokens).values(

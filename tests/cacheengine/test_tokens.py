@@ -29,7 +29,7 @@ def test_a_token_is_shown_once_and_kept_as_a_hash(engine: Engine, tmp_path: Path
         made = tokens.create(connection, TokenRequest(name="ci", verbs=("warm",), datasets=("city",)))
         assert made.token
         assert [one.token for one in tokens.list_tokens(connection)] == [None]
-        assert tokens.identify(connection, f"Bearer {made.token}", "10.0.0.1").name == "ci"
+        assert tokens.identify(connection, f"Bearer {made.token}").name == "ci"
         kept = connection.execute(select(tables.tokens)).one()
     assert made.token not in str(kept)
     for file in tmp_path.iterdir():
@@ -41,7 +41,7 @@ def test_a_token_is_shown_once_and_kept_as_a_hash(engine: Engine, tmp_path: Path
 )
 def test_who_is_not_known_is_refused(engine: Engine, header: str | None) -> None:
     with engine.connect() as connection, pytest.raises(Unauthorised):
-        tokens.identify(connection, header, "127.0.0.1")
+        tokens.identify(connection, header)
 
 
 def test_a_deleted_token_is_refused_and_names_are_taken_once(engine: Engine) -> None:
@@ -53,7 +53,7 @@ def test_a_deleted_token_is_refused_and_names_are_taken_once(engine: Engine) -> 
     with tables.writing(engine) as connection:
         tokens.remove(connection, "ci")
     with engine.connect() as connection, pytest.raises(Unauthorised):
-        tokens.identify(connection, f"Bearer {made.token}", None)
+        tokens.identify(connection, f"Bearer {made.token}")
     with tables.writing(engine) as connection, pytest.raises(NotFound):
         tokens.remove(connection, "ci")
 
@@ -134,9 +134,9 @@ def test_the_admin_token_file_is_made_once_and_private(engine: Engine, tmp_path:
     path.write_text("a-new-token-that-someone-rotated-in\n")
     tokens.admin_token(engine, path)
     with engine.connect() as connection:
-        tokens.identify(connection, "bearer a-new-token-that-someone-rotated-in", None)
+        tokens.identify(connection, "bearer a-new-token-that-someone-rotated-in")
         with pytest.raises(Unauthorised):
-            tokens.identify(connection, f"Bearer {token}", None)
+            tokens.identify(connection, f"Bearer {token}")
 
 
 def test_a_guessable_admin_token_and_the_deletion_of_it_are_refused(engine: Engine, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from cacheengine.control import desired, jobstore, metrics, tokens
+from cacheengine.control import abreast, desired, metrics, nodestore, tokens
 from cacheengine.control.bell import heard as bell_heard
-from cacheengine.control.routes.common import MOST_WAIT_S, Caller, Here, WaitS
+from cacheengine.control.board import bell, heard
+from cacheengine.control.routes.common import ERRORS, MISSING, MOST_WAIT_S, REFUSED, Caller, Here, WaitS
 from cacheengine.control.service import Running
 from cacheengine.control.tables import writing
 from cacheengine.wire import Desired, Heartbeat, HeartbeatReply, NodeState
@@ -18,12 +19,15 @@ from lake.canonical import is_hash
 from lake.errors import NotFound, Refused
 from lake.names import check_part
 
-router = APIRouter(prefix="/v1", tags=["nodes"])
+router = APIRouter(prefix="/v1", tags=["nodes"], responses=ERRORS)
 
 
-@router.post("/nodes/{node}/heartbeat")
-def heartbeat(node: str, message: Heartbeat, running: Here, caller: Caller) -> HeartbeatReply:
-    """A node says what it holds. The answer says which generation of its desired residency it should see."""
+@router.post("/nodes/{node}/heartbeat", summary="A node reports", responses=REFUSED)
+async def heartbeat(node: str, message: Heartbeat, running: Here, caller: Caller) -> HeartbeatReply:
+    """A node says what it holds: all of it, or what changed since a heartbeat that was answered.
+
+    The answer says which generation of its desired residency it should see, when to report again, and whether with all of it.
+    """
     tokens.check(caller, "node")
     if check_part("the node", node) != message.node:
         raise Refused(f"the heartbeat of {node!r}", f"it says that it is of {message.node[:80]!r}")
@@ -33,86 +37,104 @@ def heartbeat(node: str, message: Heartbeat, running: Here, caller: Caller) -> H
             f"it is of IDC {message.idc[:80]!r}, this control service is of {running.idc!r}",
             "let the node's `control` name the service of its own IDC",
         )
-    service = running.service
-    with writing(service.engine) as connection:
-        generation = desired.take_heartbeat(connection, message, service.now_ns())
-        waiting = jobstore.active_jobs(connection, node)
-    for job in waiting:  # now: what this report proves may be gone from the next one
-        jobstore.look(service, job)
-    metrics.heartbeats.inc()
-    running.reports_changed.ring()
-    if generation != message.generation:
-        running.desired_changed.ring()
-    return HeartbeatReply(generation=generation, interval_s=running.settings.heartbeat_interval_s)
+    known = await abreast.take(running, message)
+    metrics.heartbeats.labels("all" if message.since is None else "changes").inc()
+    found = running.service.board.nodes.get(node)
+    return HeartbeatReply(
+        generation=message.generation if found is None else found.generation,
+        full=not known,
+        interval_s=running.service.interval_s,
+    )
 
 
-def _other(running: Running, node: str, generation: int) -> Desired | None:
-    """What the node should hold, when that is another generation. A node that nobody heard of: None."""
+def _as_it_is(running: Running, node: str) -> Desired:
     with running.service.engine.connect() as connection:
-        try:
-            if desired.generation(connection, node) == generation:
-                return None
-        except NotFound:
-            return None
-        return desired.read_desired(connection, node)
+        return desired.read_desired(connection, node, running.service.chosen.group.bandwidth_bps)
 
 
-@router.get("/nodes/{node}/desired")
+@router.get(
+    "/nodes/{node}/desired",
+    summary="What a node should hold",
+    responses={**MISSING, 204: {"description": "It is the same generation still."}},
+    response_model=Desired,
+)
 async def get_desired(
-    node: str, running: Here, caller: Caller, generation: Annotated[int, Query()] = -1, wait_s: WaitS = 0.0
-) -> Desired:
-    """The whole desired residency of a node, once it differs from `generation`, or after `wait_s`.
+    node: str,
+    running: Here,
+    caller: Caller,
+    generation: Annotated[int, Query(description="the one that the node has seen", examples=[12])] = -1,
+    wait_s: WaitS = 0.0,
+) -> Desired | Response:
+    """The whole desired residency of a node, once it differs from `generation`; 204 when it has not after `wait_s`.
 
     404 until the node has sent a heartbeat: an empty answer would make it drop what it holds.
     """
     tokens.check(caller, "node")
     end = time.monotonic() + min(wait_s, MOST_WAIT_S)
+    board = running.service.board
     while True:
-        event = running.desired_changed.listen()
-        found = await run_in_threadpool(_other, running, node, generation)
+        event = bell(board, node)
+        known = board.nodes.get(node)
         left = end - time.monotonic()
-        if found is not None:
-            return found
-        if left <= 0:
+        if (known is not None and known.generation != generation) or wait_s <= 0:
             return await run_in_threadpool(_as_it_is, running, node)
-        await bell_heard(event, min(left, running.settings.poll_s))
+        if left <= 0:
+            if known is None:
+                raise NotFound(f"the node {node[:80]!r}", "it has sent no heartbeat", "start its agent")
+            return Response(status_code=204)
+        await bell_heard(event, left)
 
 
-def _as_it_is(running: Running, node: str) -> Desired:
-    with running.service.engine.connect() as connection:
-        return desired.read_desired(connection, node)
-
-
-@router.get("/lists/{list_id}")
-def get_list(list_id: str, running: Here, caller: Caller) -> dict[str, list[str]]:
-    """The paths of a file list."""
+@router.get("/lists/{list_id}", summary="The paths of a file list", responses=MISSING)
+async def get_list(list_id: str, running: Here, caller: Caller) -> dict[str, list[str]]:
+    """`{"paths": […]}`, sorted."""
     tokens.check(caller, "node")
     if not is_hash(list_id):
         raise NotFound(f"the file list {list_id[:64]!r}", "an id is 64 hex digits")
-    with running.service.engine.connect() as connection:
-        return {"paths": desired.read_list(connection, list_id)}
+
+    def read() -> list[str]:
+        with running.service.engine.connect() as connection:
+            return desired.read_list(connection, list_id)
+
+    return {"paths": await run_in_threadpool(read)}
 
 
-@router.get("/nodes")
-def list_nodes(running: Here, caller: Caller) -> list[NodeState]:
-    """Every node, with versions and mounts of the datasets that the token allows."""
+@router.get("/nodes", summary="Every node")
+def list_nodes(
+    running: Here,
+    caller: Caller,
+    dataset: Annotated[str | None, Query(description="only versions and mounts of this one")] = None,
+    brief: Annotated[bool, Query(description="without versions; `versions_total` counts them")] = False,
+) -> list[NodeState]:
+    """Role, labels, media, capacity and life of every node, with versions and mounts of the datasets that the token allows."""
     tokens.check(caller, "read")
     service = running.service
-    with service.engine.connect() as connection:
-        heard = desired.all_heard(connection, service.started_ns)
+    known = heard(service.board)
+    now_ns, limit_s = service.now_ns(), service.limits.dead_after_s
+
+    def shown(name: str) -> bool:
+        return dataset in (None, name) and tokens.dataset_allowed(caller, name)
+
     states = []
-    for name in sorted(heard):
-        state = desired.node_state(heard[name], service.now_ns(), service.limits.dead_after_s)
-        versions = tuple(v for v in state.versions if tokens.dataset_allowed(caller, v.dataset))
-        mounts = tuple(m for m in state.mounts if tokens.dataset_allowed(caller, m.dataset))
-        states.append(state.model_copy(update={"versions": versions, "mounts": mounts}))
+    for name in sorted(known):
+        state = desired.node_state(known[name], now_ns, limit_s)
+        versions = tuple(v for v in state.versions if shown(v.dataset))
+        update = {
+            "versions": () if brief else versions,
+            "versions_total": len(versions),
+            "mounts": tuple(m for m in state.mounts if shown(m.dataset)),
+        }
+        states.append(state.model_copy(update=update))
     return states
 
 
-@router.delete("/nodes/{node}", status_code=204)
-def forget_node(node: str, running: Here, caller: Caller) -> None:
-    """Drop a node that will not come back."""
+@router.delete("/nodes/{node}", status_code=204, summary="Forget a node", responses=MISSING)
+async def forget_node(node: str, running: Here, caller: Caller) -> None:
+    """Drop a node that will not come back, and what it should hold."""
     tokens.check(caller, "admin")
-    with writing(running.service.engine) as connection:
-        desired.forget_node(connection, node)
-    running.desired_changed.ring()
+
+    def forget() -> None:
+        with writing(running.service.engine) as connection:
+            nodestore.forget(connection, node)
+
+    await abreast.ordered(running, forget)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from cacheengine.control import orders, tokens
-from cacheengine.control.routes.common import Caller, Here
+from cacheengine.control import abreast, orders, tokens
+from cacheengine.control.routes.common import ERRORS, MISSING, REFUSED, Caller, Here
 from cacheengine.wire import Desired, PinRequest, TokenAnswer
 
-router = APIRouter(prefix="/v1", tags=["pins"])
+router = APIRouter(prefix="/v1", tags=["pins"], responses={**ERRORS, **MISSING, **REFUSED})
 
 
-def _set(request: PinRequest, running: Here, caller: TokenAnswer, pinned: bool) -> list[Desired]:
+async def _set(request: PinRequest, running: Here, caller: TokenAnswer, pinned: bool) -> list[Desired]:
     tokens.check(caller, "pin", request.dataset)
-    changed = orders.set_pin(running.service, request, pinned)
-    running.desired_changed.ring()
+    changed = await abreast.ordered(running, lambda: orders.set_pin(running.service, request, pinned))
     return [
         one.model_copy(
             update={"versions": tuple(v for v in one.versions if tokens.dataset_allowed(caller, v.dataset))}
@@ -23,13 +22,13 @@ def _set(request: PinRequest, running: Here, caller: TokenAnswer, pinned: bool) 
     ]
 
 
-@router.post("/pin")
-def pin(request: PinRequest, running: Here, caller: Caller) -> list[Desired]:
+@router.post("/pin", summary="Keep a version from eviction")
+async def pin(request: PinRequest, running: Here, caller: Caller) -> list[Desired]:
     """Keep a version on the chosen nodes whatever else needs room; the desired residency of each."""
-    return _set(request, running, caller, True)
+    return await _set(request, running, caller, True)
 
 
-@router.post("/unpin")
-def unpin(request: PinRequest, running: Here, caller: Caller) -> list[Desired]:
+@router.post("/unpin", summary="Let a version be evicted again")
+async def unpin(request: PinRequest, running: Here, caller: Caller) -> list[Desired]:
     """Let eviction have it again when room is needed."""
-    return _set(request, running, caller, False)
+    return await _set(request, running, caller, False)
