@@ -196,7 +196,7 @@ class Control:
 
     def jobs(self, limit: int = 100, brief: bool = False) -> list[Job]:
         """Newest first; brief: without what each node says."""
-        body = self._http.ask("GET", "/v1/jobs", limit=limit, brief=brief)
+        body = self._http.ask("GET", "/v1/jobs", limit=limit, brief=brief or None)
         return self._http.read(_JOBS, body)  # type: ignore[no-any-return]
 
     def cancel(self, job_id: str) -> Job:
@@ -215,7 +215,7 @@ class Control:
 
     def nodes(self, dataset: str | None = None, brief: bool = False) -> list[NodeState]:
         """Every node; brief: without versions, dataset: with those of this one only."""
-        body = self._http.ask("GET", "/v1/nodes", dataset=dataset, brief=brief)
+        body = self._http.ask("GET", "/v1/nodes", dataset=dataset, brief=brief or None)
         return self._http.read(_NODES, body)  # type: ignore[no-any-return]
 
     def settings(self) -> list[Setting]:
