@@ -102,7 +102,8 @@ def _build(folder: Path, rows: int, name: str, seed_of: Callable[[int], int]) ->
 
     started, cpu = time.perf_counter(), time.process_time()
     names = [name for name, _ in COLUMNS]
-    built = list(building.put_parts(store, building.checked_parts(batches(), "rows"), names))
+    parts = building.checked_parts(batches(), "rows")
+    built = [one for _, one in building.put_parts(store, parts, names)]
     version, root = manifests.make_root(
         [(name, str(kind)) for name, kind in COLUMNS], [one.part for one in built]
     )

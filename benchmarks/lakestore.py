@@ -81,6 +81,8 @@ def seaweed(folder: Path) -> Iterator[Seaweed]:
         f"-s3.port={ports['s3']}",
         f"-s3.config={folder / 's3.json'}",
     ]
+    # else it takes fixed ports, and two at once would collide
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += ["-volume.max=200", "-master.volumeSizeLimitMB=128", f"-metricsPort={ports['metrics']}"]
     endpoint = f"http://127.0.0.1:{ports['s3']}"
     client = boto3.client(

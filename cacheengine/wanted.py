@@ -15,7 +15,7 @@ import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from cacheengine import crashpoints
 from cacheengine.have import Have, Heads, Ints, Mask, make
-from lake import versions
+from lake import keptfiles, versions
 from lake.canonical import is_hash
 from lake.errors import Corrupt, NotFound, Refused
 from lake.manifests import read_root
@@ -167,8 +167,10 @@ def save_want(
 ) -> Want:
     """Read the version's rows from the store (checked there) and save them; with `paths`, only these.
 
-    Raises NotFound (no such version here, or paths that it does not have), Corrupt, StoreDown.
+    Parts that an earlier version had come from copies on this node (lake/keptfiles.py). Raises NotFound (no such version
+    here, or paths that it does not have), Corrupt, StoreDown.
     """
+    store = replace(store, kept=views / "parts")
     available = versions.read_available(store, version)
     identity = read_root(store, version).identity
     chosen = None if paths is None else pa.array(sorted(set(paths)), pa.string())
@@ -219,6 +221,7 @@ def save_want(
     finally:
         for file in (part_rows, part_index, *buckets):
             file.unlink(missing_ok=True)
+        keptfiles.make_room(views / "parts")
     return want
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from lake.before import Before
 from lake.errors import Refused
-from lake.manifests import PartRef, check_rows, cut_parts, put_locations, put_part
+from lake.manifests import PartRef, check_rows, cut_parts, locations_of, part_of, put_locations, put_part
 from lake.paths import check_folders
 from lake.stores import Store
 
@@ -22,11 +23,15 @@ WRITERS = 4
 
 @dataclass(frozen=True)
 class BuiltPart:
-    """part: as the root lists it; locations: their id; is_new: its rows were not in the store."""
+    """part: as the root lists it; locations: their id; is_new: its rows were not in the store.
+
+    is_known: the version before has both, so nothing was written.
+    """
 
     part: PartRef
     locations: str
     is_new: bool
+    is_known: bool
 
 
 def checked_parts(batches: Iterable[pa.Table], what: str) -> Iterator[pa.Table]:
@@ -47,14 +52,22 @@ def checked_parts(batches: Iterable[pa.Table], what: str) -> Iterator[pa.Table]:
         yield part
 
 
-def put_parts(store: Store, parts: Iterable[pa.Table], names: Sequence[str]) -> Iterator[BuiltPart]:
-    """Write parts and their locations, in order. names: the columns of the manifest (the others are pack and offset)."""
+def put_parts(
+    store: Store, parts: Iterable[pa.Table], names: Sequence[str], before: Before | None = None
+) -> Iterator[tuple[pa.Table, BuiltPart]]:
+    """Write parts and their locations, in order; those that the version before has are not. names: the columns of the manifest
+    (the others are pack and offset)."""
 
-    def put(part: pa.Table) -> BuiltPart:
-        reference, is_new = put_part(store, part.select(list(names)))
-        return BuiltPart(reference, put_locations(store, part), is_new)
+    def put(part: pa.Table) -> tuple[pa.Table, BuiltPart]:
+        rows = part.select(list(names)).combine_chunks()
+        reference, locations = part_of(rows), locations_of(part)
+        if before is not None and before.has(reference.id, locations):
+            return part, BuiltPart(reference, locations, False, True)
+        _, is_new = put_part(store, rows, reference)
+        put_locations(store, part, locations)
+        return part, BuiltPart(reference, locations, is_new, False)
 
-    running: deque[Future[BuiltPart]] = deque()
+    running: deque[Future[tuple[pa.Table, BuiltPart]]] = deque()
     with ThreadPoolExecutor(WRITERS) as pool:
         for part in parts:
             running.append(pool.submit(put, part))

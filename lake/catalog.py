@@ -223,7 +223,7 @@ def query(
         raise NotFound(f"the catalogue of store {store.name}", "it has no frames yet", "ingest a drive first")
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="query-", dir=scratch) as folder:
-        seen = infos if only is not None else _seen(select, infos)
+        seen = _seen(select, infos)
         try:
             connection, asked = _bound(store, select, seen or infos[:1], scratch, Path(folder)), seen
         except duckdb.BinderException as error:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from lake import stores
+from lake import keptfiles, stores
 from lake.canonical import blake3_hex, canonical_json, is_hash, read_json
 from lake.errors import Corrupt, NotFound, Refused
 from lake.packs import parquet_bytes
@@ -155,25 +155,65 @@ def part_of(table: pa.Table) -> PartRef:
     )
 
 
-def put_part(store: Store, table: pa.Table) -> tuple[PartRef, bool]:
-    """Write the rows of one part unless they are there; True when they were written."""
+def put_part(store: Store, table: pa.Table, reference: PartRef | None = None) -> tuple[PartRef, bool]:
+    """Write the rows of one part (reference: part_of them) unless they are there; True when they were written."""
     table = table.combine_chunks()
-    reference = part_of(table)
+    reference = reference or part_of(table)
     return reference, stores.put_if_absent(store, part_key(reference.id), parquet_bytes(table))
 
 
-def put_locations(store: Store, table: pa.Table) -> str:
-    """Write the locations of one part; their id."""
-    table = table.select(LOCATION_SCHEMA.names).cast(LOCATION_SCHEMA).combine_chunks()
-    location_id = canonical_columns_id(table)
-    stores.put_if_absent(store, location_key(location_id), parquet_bytes(table))
+def _locations(table: pa.Table) -> pa.Table:
+    return table.select(LOCATION_SCHEMA.names).cast(LOCATION_SCHEMA).combine_chunks()
+
+
+def locations_of(table: pa.Table) -> str:
+    """The id of the locations of one part."""
+    return canonical_columns_id(_locations(table))
+
+
+def put_locations(store: Store, table: pa.Table, location_id: str | None = None) -> str:
+    """Write the locations of one part (location_id: locations_of them); their id."""
+    location_id = location_id or locations_of(table)
+    stores.put_if_absent(store, location_key(location_id), parquet_bytes(_locations(table)))
     return location_id
+
+
+def copy_part(source: Store, target: Store, part_id: str) -> None:
+    """Bring a part to another store, checked on the way. Raises NotFound, Corrupt."""
+    _copy_table(source, target, part_key(part_id), part_id)
+
+
+def copy_locations(source: Store, target: Store, location_id: str) -> None:
+    """Bring the locations of a part to another store, checked on the way. Raises NotFound, Corrupt."""
+    _copy_table(source, target, location_key(location_id), location_id)
+
+
+def _copy_table(source: Store, target: Store, key: str, table_id: str) -> None:
+    data = stores.get(source, key)
+    _table_of(data, table_id, f"{key} in store {source.name}")
+    stores.put_if_absent(target, key, data)
 
 
 def _read_table(store: Store, key: str, table_id: str) -> pa.Table:
     what = f"{key} in store {store.name}"
+    if store.kept is None:
+        return _table_of(stores.get(store, key), table_id, what)
+    kept = keptfiles.read(store.kept, key)
+    if kept is not None:
+        try:
+            return _table_of(kept, table_id, what)
+        except Corrupt:
+            keptfiles.forget(store.kept, key)  # the copy is bad, not what it is a copy of
+    data = stores.get(store, key)
+    table = _table_of(data, table_id, what)
+    keptfiles.keep(store.kept, key, data)
+    return table
+
+
+def _table_of(data: bytes, table_id: str, what: str) -> pa.Table:
+    """A table from its file, which must have the id. Raises Corrupt."""
     try:
-        file = pq.ParquetFile(io.BytesIO(stores.get(store, key)))
+        file = pq.ParquetFile(io.BytesIO(data))
         if file.metadata.num_rows > MAX_PART_ROWS:
             raise Corrupt(what, f"it has {file.metadata.num_rows:,} rows, {MAX_PART_ROWS:,} are possible")
         table = file.read()

@@ -243,14 +243,19 @@ def members_of(path: Path) -> pa.Table:
         return _find_members(read, size, path.name)
 
 
-def read_members(store: Store, pack_id: str) -> pa.Table:
-    """The list of members of a pack in a store, from its tail. Raises NotFound, Corrupt, StoreDown."""
+def read_members(store: Store, pack_id: str, size: int | None = None) -> pa.Table:
+    """The list of members of a pack in a store, from its tail. size: of the pack, where it is known.
+
+    Raises NotFound, Corrupt, StoreDown.
+    """
     key = pack_key(pack_id)
-    info = stores.head(store, key)
-    if info is None:
-        stores.get(store, key)  # raises NotFound as every read does
-        raise Corrupt(key, "it came and went")
-    return _find_members(lambda offset, length: stores.get_range(store, key, offset, length), info.size, key)
+    if size is None:
+        info = stores.head(store, key)
+        if info is None:
+            stores.get(store, key)  # raises NotFound as every read does
+            raise Corrupt(key, "it came and went")
+        size = info.size
+    return _find_members(lambda offset, length: stores.get_range(store, key, offset, length), size, key)
 
 
 def _find_members(read: Any, size: int, what: str) -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from lake import stores
 from lake.assemblies import assembly_size, read_assembly
+from lake.before import Before
 from lake.errors import Corrupt, NotFound
 from lake.packs import pack_key, read_members
 from lake.stores import Store
@@ -31,13 +32,17 @@ class _Listed:
 
 
 class PackCheck:
-    """Collects what a version uses of each pack; a row whose bytes are not where it says is refused."""
+    """Collects what a version uses of each pack; a row whose bytes are not where it says is refused.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    before: the version before, whose rows were checked when it was published.
+    """
+
+    def __init__(self, store: Store, before: Before | None = None) -> None:
+        self._store, self._before = store, before
+        self._sizes: dict[str, int] = dict(before.sizes) if before is not None else {}
         self._lists: OrderedDict[str, _Listed] = OrderedDict()
         self._uses: dict[str, tuple[int, int, int]] = {}
-        self._assembled: set[str] = set()
+        self._assembled: set[str] = set(before.assembled) if before is not None else set()
 
     def _listed(self, pack: str) -> _Listed:
         if pack in self._lists:
@@ -45,7 +50,7 @@ class PackCheck:
             return self._lists[pack]
         info = stores.head(self._store, pack_key(pack))
         if info is not None:
-            found = _Listed(info.size, read_members(self._store, pack), False)
+            found = _Listed(info.size, read_members(self._store, pack, info.size), False)
         else:
             try:
                 table = read_assembly(self._store, pack)
@@ -60,10 +65,20 @@ class PackCheck:
             self._lists.popitem(last=False)
         return found
 
-    def add(self, part: pa.Table) -> None:
-        """Raises NotFound, Corrupt when a row's bytes are not where it says. Packs stay in no memory."""
+    def add(self, part: pa.Table, is_known: bool = False) -> None:
+        """is_known: the version before has exactly these rows. Raises NotFound, Corrupt when a row's bytes are not where it says."""
+        if not is_known:
+            self._check(part if self._before is None else self._before.unknown(part))
         for pack, mine in by_pack(part):
+            _, files, size = self._uses.get(pack, (0, 0, 0))
+            total = size + int(pc.sum(mine["size"]).as_py())
+            self._uses[pack] = (self._sizes[pack], files + mine.num_rows, total)
+
+    def _check(self, rows: pa.Table) -> None:
+        """Packs stay in no memory."""
+        for pack, mine in by_pack(rows):
             listed = self._listed(pack)
+            self._sizes[pack] = listed.size
             at = pc.index_in(mine["offset"], listed.members["offset"].combine_chunks())
             same = pc.and_(
                 pc.equal(pc.take(listed.members["size"], at), mine["size"]),
@@ -74,9 +89,6 @@ class PackCheck:
                 raise Corrupt(
                     f"{path} in {pack_key(pack)}", "the pack does not list it so", "ingest the drive again"
                 )
-            _, files, size = self._uses.get(pack, (0, 0, 0))
-            total = size + int(pc.sum(mine["size"]).as_py())
-            self._uses[pack] = (listed.size, files + mine.num_rows, total)
 
     def uses(self) -> tuple[PackUse, ...]:
         return tuple(PackUse(pack, *self._uses[pack]) for pack in sorted(self._uses))

@@ -15,14 +15,15 @@ import pyarrow.compute as pc
 
 from lake import catalog, leases, ledger, manifests, refs, stores
 from lake.assemblies import OpenNamed
-from lake.building import checked_parts, put_parts
+from lake.before import version_before
+from lake.building import BuiltPart, checked_parts, put_parts
 from lake.errors import Refused
 from lake.holdings import tally, write_holdings
 from lake.imports import FILE_SCHEMA, ITEMS, Progress, folder_items, no_store, pack_items, prefix_items
 from lake.manifests import FRAME_COLUMNS, KEY_COLUMNS, TAG_TYPES, PartRef
 from lake.names import check_dataset
 from lake.packuse import PackCheck
-from lake.snapshots import keep_snapshot, read_snapshot
+from lake.snapshots import Files, keep_snapshot, read_snapshot
 from lake.stores import Store
 from lake.versions import Available, is_available, read_available, write_available
 
@@ -122,15 +123,13 @@ def _publish(
 ) -> Published:
     columns = _columns(schema)
     names = [name for name, _ in columns]
-    packs, drives = PackCheck(store), list[pa.Table]()
-
-    def checked() -> Iterator[pa.Table]:
-        for part in checked_parts((_shaped(batch, columns) for batch in batches), WHAT):
-            packs.add(part)
-            drives.append(tally(part))
-            yield part
-
-    built = list(put_parts(store, checked(), names))
+    known = version_before(store, dataset)
+    packs, drives, built = PackCheck(store, known), list[pa.Table](), list[BuiltPart]()
+    parts = checked_parts((_shaped(batch, columns) for batch in batches), WHAT)
+    for part, item in put_parts(store, parts, names, known):
+        packs.add(part, item.is_known)
+        drives.append(tally(part))
+        built.append(item)
     version, root = _root(dataset, columns, [item.part for item in built], identity)
     files, size = sum(item.part.rows for item in built), sum(item.part.bytes for item in built)
     stores.put_if_absent(store, manifests.root_key(version), root)
@@ -181,10 +180,19 @@ def point_refs(
 
 
 def publish_query(
-    store: Store, dataset: str, sql: str, scratch: Path, origin: Mapping[str, Any], tag: str | None = None
+    store: Store,
+    dataset: str,
+    sql: str,
+    scratch: Path,
+    origin: Mapping[str, Any],
+    tag: str | None = None,
+    among: Files | None = None,
 ) -> Published:
-    """Publish what a SELECT over the catalogue gives. The origin names the query and the snapshot of the catalogue."""
-    with catalog.query(store, sql, scratch) as answer:
+    """Publish what a SELECT over the catalogue gives. The origin names the query and the snapshot of the catalogue.
+
+    among: the files that the catalogue had at an earlier moment (lake.snapshots), to be asked instead of those that it has now.
+    """
+    with catalog.query(store, sql, scratch, among) as answer:
         made_by = {**origin, "query": sql, "catalog": answer.snapshot}
         return publish_rows(
             store,

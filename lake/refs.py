@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lake import stores
+from lake import keptfiles, stores
 from lake.canonical import is_hash, read_json
+from lake.config import home
 from lake.errors import Conflict, Corrupt, NotFound, Refused
 from lake.names import check_dataset, check_tag
-from lake.stores import Store
+from lake.stores import Info, Store
 
 LATEST = "latest"
 NUMBERED = re.compile(r"v([1-9][0-9]{0,8})")
@@ -52,10 +53,14 @@ def parse(text: str) -> tuple[str, str]:
 
 def _read(store: Store, key: str) -> tuple[Ref, str | None]:
     data, etag = stores.get_tagged(store, key)
+    return _checked(data, key), etag
+
+
+def _checked(data: bytes, key: str) -> Ref:
     found = from_json(data, key)
     if key != ref_key(found.dataset, found.tag):
         raise Corrupt(key, "it is another ref")
-    return found, etag
+    return found
 
 
 def from_json(data: bytes, what: str) -> Ref:
@@ -93,8 +98,21 @@ def list_refs(store: Store, dataset: str) -> list[Ref]:
         number = NUMBERED.fullmatch(ref.tag)
         return (int(number[1]), "") if number else (10**9, ref.tag)
 
-    keys = [info.key for info in stores.list_objects(store, f"refs/{check_dataset(dataset)}/")]
-    return sorted((_read(store, key)[0] for key in keys if key.endswith(".json")), key=order)
+    found = stores.list_objects(store, f"refs/{check_dataset(dataset)}/")
+    return sorted((_listed(store, info) for info in found if info.key.endswith(".json")), key=order)
+
+
+def _listed(store: Store, info: Info) -> Ref:
+    """The ref that a listing named. A year of nightly versions is many refs, and few of them change: copies are kept by their etag."""
+    folder, name = home() / "cache" / "refs", f"{store.where} {store.name} {info.key} {info.etag} {info.size}"
+    if info.etag is None or not home().is_dir():
+        return _read(store, info.key)[0]
+    data = keptfiles.read(folder, name)
+    if data is None:
+        data, etag = stores.get_tagged(store, info.key)
+        if etag == info.etag:  # else it moved since the listing
+            keptfiles.keep(folder, name, data)
+    return _checked(data, info.key)
 
 
 def list_datasets(store: Store) -> list[str]:

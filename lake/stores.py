@@ -29,22 +29,24 @@ MOST_PARTS = 9_000  # S3 takes 10,000
 
 @dataclass(frozen=True)
 class Store:
-    """A handle. `where`: for people, without secrets."""
+    """A handle. `where`: for people, without secrets. `kept`: a local folder for copies of what never changes (lake/keptfiles.py)."""
 
     name: str
     idc: str
     read_only: bool
     obs: ObjectStore
     where: str
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)
 class Info:
-    """size in bytes; etag as the store gives it, None where it has none."""
+    """size in bytes; etag as the store gives it, None where it has none; modified_ns: by the store's clock, 0 where nobody asked."""
 
     key: str
     size: int
     etag: str | None
+    modified_ns: int = 0
 
 
 _DOWN = "check that it is up (`outlap status`) and that the settings are right, then run again: finished work is kept"
@@ -276,7 +278,8 @@ def list_objects(store: Store, prefix: str) -> Iterator[Info]:
     with _explained(store, prefix, "list"):
         for batch in obstore.list(store.obs, prefix or None, chunk_size=1000):
             for meta in batch:
-                yield Info(meta["path"], meta["size"], meta["e_tag"])
+                modified_ns = int(meta["last_modified"].timestamp() * 1e6) * 1000
+                yield Info(meta["path"], meta["size"], meta["e_tag"], modified_ns)
 
 
 def list_folders(store: Store, prefix: str) -> list[str]:

@@ -18,10 +18,10 @@ from blake3 import blake3
 
 from lake import leases, manifests, refs, stores
 from lake.assemblies import refuse_assembled
-from lake.errors import Conflict, Corrupt, LakeError
+from lake.errors import Conflict, Corrupt, LakeError, NotFound
 from lake.packs import pack_key
 from lake.stores import Store
-from lake.versions import Available, PackUse, is_available, read_available, write_available
+from lake.versions import Available, PackUse, is_available, read_available, read_whole, write_available
 
 CHUNK = 8 << 20
 PARALLEL = 4
@@ -54,31 +54,49 @@ class SyncReport:
     dead: tuple[str, ...] = ()
 
 
-def plan(source: Store, target: Store, version: str) -> SyncPlan:
-    """The difference between what a version needs and what the target has; nothing is listed. Raises NotFound."""
+def plan(source: Store, target: Store, version: str, dataset: str | None = None) -> SyncPlan:
+    """The difference between what a version needs and what the target has; nothing is listed. Raises NotFound.
+
+    dataset: what its `latest` names at the target is available there, so its parts and packs are not asked for one by one.
+    """
     root, there = manifests.read_root(source, version), read_available(source, version)
     if is_available(target, version):
         return SyncPlan(version, (), (), (), len(there.packs), 0)
     refuse_assembled(there, "sync")
 
-    def missing(use: PackUse) -> bool:
-        info = stores.head(target, pack_key(use.id))
-        return info is None or info.size != use.size
+    known = _known(target, dataset) if dataset is not None else frozenset()
+
+    def missing(key: str, size: int | None = None) -> bool:
+        if key in known:
+            return False
+        info = stores.head(target, key)
+        return info is None or (size is not None and info.size != size)
 
     with ThreadPoolExecutor(8) as pool:
         part_ids = [part.id for part in root.parts]
-        has_part = pool.map(lambda part: stores.exists(target, manifests.part_key(part)), part_ids)
-        parts = tuple(part for part, has in zip(part_ids, has_part, strict=True) if not has)
-        has_list = pool.map(lambda item: stores.exists(target, manifests.location_key(item)), there.locations)
-        locations = tuple(item for item, has in zip(there.locations, has_list, strict=True) if not has)
-        packs = tuple(
-            use
-            for use, is_missing in zip(there.packs, pool.map(missing, there.packs), strict=True)
-            if is_missing
-        )
+        no_part = pool.map(lambda part: missing(manifests.part_key(part)), part_ids)
+        parts = tuple(part for part, absent in zip(part_ids, no_part, strict=True) if absent)
+        no_list = pool.map(lambda item: missing(manifests.location_key(item)), there.locations)
+        locations = tuple(item for item, absent in zip(there.locations, no_list, strict=True) if absent)
+        no_pack = pool.map(lambda use: missing(pack_key(use.id), use.size), there.packs)
+        packs = tuple(use for use, absent in zip(there.packs, no_pack, strict=True) if absent)
     return SyncPlan(
         version, parts, locations, packs, len(there.packs) - len(packs), sum(use.size for use in packs)
     )
+
+
+def _known(target: Store, dataset: str) -> frozenset[str]:
+    """Keys of what the version that `latest` of the dataset names has at the target: nothing of it is deleted under the lease."""
+    ref = refs.read_ref(target, dataset, refs.LATEST)
+    if ref is None:
+        return frozenset()
+    try:
+        root, there = read_whole(target, ref.version)
+    except NotFound:
+        return frozenset()
+    keys = {manifests.part_key(part.id) for part in root.parts}
+    keys |= {manifests.location_key(item) for item in there.locations}
+    return frozenset(keys | {pack_key(use.id) for use in there.packs if use.id not in there.assembled})
 
 
 def _copy_pack(
@@ -103,10 +121,7 @@ def _copy_pack(
         raise Corrupt(
             f"{key} in store {source.name}", "its bytes do not have the hash of its name", "verify the source"
         )
-    stores.put_file(target, key, local)
-    info = stores.head(target, key)
-    if info is None or info.size != use.size:
-        raise Corrupt(f"{key} in store {target.name}", "it did not arrive whole", "sync again")
+    stores.put_file(target, key, local)  # which asks for its size afterwards
     local.unlink()
 
 
@@ -151,7 +166,7 @@ def _sync(
 ) -> SyncReport:
     started = time.monotonic()
     found = refs.resolve(source, dataset, ref)
-    work = plan(source, target, found.version)
+    work = plan(source, target, found.version, dataset)
     scratch.mkdir(parents=True, exist_ok=True)
     dead = _copy_packs(source, target, work, scratch, progress)
     dead_key = f"sync/{dataset}/{found.version}.dead.json"
@@ -182,14 +197,9 @@ def _appear(source: Store, target: Store, work: SyncPlan) -> None:
     if is_available(target, work.version):
         return
     there: Available = read_available(source, work.version)
-    for part in work.parts:
-        manifests.read_part(source, part)
-        stores.put_if_absent(target, manifests.part_key(part), stores.get(source, manifests.part_key(part)))
-    for item in work.locations:
-        manifests.read_locations(source, item)
-        stores.put_if_absent(
-            target, manifests.location_key(item), stores.get(source, manifests.location_key(item))
-        )
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        list(pool.map(lambda part: manifests.copy_part(source, target, part), work.parts))
+        list(pool.map(lambda item: manifests.copy_locations(source, target, item), work.locations))
     root_key = manifests.root_key(work.version)
     manifests.read_root(source, work.version)
     stores.put_if_absent(target, root_key, stores.get(source, root_key))

@@ -63,6 +63,12 @@ def group(quick: Quick = False, plot: Plot = None, write: Write = None, as_json:
     _bench("group", quick, plot, write, as_json)
 
 
+@app.command("nightly")
+def nightly(quick: Quick = False, plot: Plot = None, write: Write = None, as_json: AsJson = False) -> None:
+    """What a night with 1 % new drives asks of the stores: publish, sync and warm, in requests and bytes."""
+    _bench("nightly", quick, plot, write, as_json)
+
+
 def _bench(name: str, quick: bool, plot: Path | None, write: Path | None, as_json: bool) -> None:
     """Run `benchmarks.<name>.run(quick) -> Report` and show it. A goal that is not met is a figure, no failure."""
     import structlog

@@ -290,9 +290,8 @@ def test_a_difference_is_that_of_the_dictionaries(tmp_path_factory, old, new):
         names = ["path", "content_id", "size"]
         versions = []
         for content in (old | {"~": "c"}, new | {"~": "c"}):
-            parts = list(
-                building.put_parts(store, building.checked_parts([placed(of(content))], "it"), names)
-            )
+            checked = building.checked_parts([placed(of(content))], "it")
+            parts = [built for _, built in building.put_parts(store, checked, names)]
             kinds = [("path", "string"), ("content_id", "string"), ("size", "int64")]
             version, root = manifests.make_root(kinds, [built.part for built in parts])
             stores.put_if_absent(store, manifests.root_key(version), root)
