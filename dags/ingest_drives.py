@@ -47,6 +47,20 @@ is left.
             title="Try refused drives again",
             description="Check drives again that are in quarantine with the same files.",
         ),
+        "since_ns": Param(
+            0,
+            type="integer",
+            minimum=0,
+            title="Watermark (ns)",
+            description="Set by the nightly run: what was uploaded before and is ingested or refused is not read again.",
+        ),
+        "until_ns": Param(
+            None,
+            type=["null", "integer"],
+            minimum=0,
+            title="Until (ns)",
+            description="Set by the nightly run: drives whose upload ended later are left for the next night.",
+        ),
     },
 ):
 
@@ -54,7 +68,13 @@ is left.
     def find() -> dict[str, Any]:
         params = get_current_context()["params"]
         return ingest.find_drives(
-            params["vehicle"], params["drive"], params["cut"], params["rate_hz"], params["retry_quarantined"]
+            params["vehicle"],
+            params["drive"],
+            params["cut"],
+            params["rate_hz"],
+            params["retry_quarantined"],
+            params["since_ns"],
+            params["until_ns"],
         )
 
     @task

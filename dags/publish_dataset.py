@@ -35,6 +35,12 @@ publishing it again writes nothing. The last task emits the asset `dataset_publi
             title="Announce",
             description="`always`: sync and warm follow, and find nothing to do when all is there. `new`: only for a new version.",
         ),
+        "night": Param(
+            None,
+            type=["null", "string"],
+            title="Night",
+            description="Set by the nightly run: ask the query of the catalogue as that night left it.",
+        ),
     },
 ):
     publish = Publish(
@@ -43,5 +49,6 @@ publishing it again writes nothing. The last task emits the asset `dataset_publi
         query="{{ params.query }}",
         source="{{ params.source | tojson if params.source else '' }}",
         tag="{{ params.tag or '' }}",
+        night="{{ params.night or '' }}",
     )
     Announce(task_id="announce", published=publish.output, announce="{{ params.announce }}")

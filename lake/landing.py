@@ -76,21 +76,34 @@ def _folder(vehicle: str, drive: str) -> str:
 
 def find_drives(store: Store, vehicle: str | None = None) -> list[tuple[str, str]]:
     """(vehicle, drive) of every complete upload, sorted."""
-    return [pair for pair, complete in _uploads(store, vehicle) if complete]
+    return [(one.vehicle, one.drive) for one in uploads(store, vehicle) if one.ended_ns is not None]
 
 
 def incomplete(store: Store, vehicle: str | None = None) -> list[tuple[str, str]]:
     """(vehicle, drive) of uploads without COMPLETE.json: still running, or abandoned."""
-    return [pair for pair, complete in _uploads(store, vehicle) if not complete]
+    return [(one.vehicle, one.drive) for one in uploads(store, vehicle) if one.ended_ns is None]
 
 
-def _uploads(store: Store, vehicle: str | None) -> list[tuple[tuple[str, str], bool]]:
-    vehicles = [vehicle] if vehicle else stores.list_folders(store, "landing/")
-    return [
-        ((name, drive), stores.exists(store, f"landing/{name}/{drive}/{COMPLETE}"))
-        for name in vehicles
-        for drive in stores.list_folders(store, f"landing/{name}/")
-    ]
+@dataclass(frozen=True)
+class Upload:
+    """What the landing has of a drive. ended_ns: when its COMPLETE.json came, by the store's clock; None before that."""
+
+    vehicle: str
+    drive: str
+    ended_ns: int | None
+
+
+def uploads(store: Store, vehicle: str | None = None) -> list[Upload]:
+    """Every upload, by vehicle and drive: one listing, a request for a thousand files."""
+    prefix = f"landing/{check_part('the vehicle', vehicle)}/" if vehicle else "landing/"
+    found: dict[tuple[str, str], int | None] = {}
+    for info in stores.list_objects(store, prefix):
+        parts = info.key.split("/")
+        if len(parts) >= 4:
+            pair = (parts[1], parts[2])
+            is_end = len(parts) == 4 and parts[3] == COMPLETE
+            found[pair] = info.modified_ns if is_end else found.get(pair)
+    return [Upload(*pair, ended_ns) for pair, ended_ns in sorted(found.items())]
 
 
 def _parse(data: bytes, what: str) -> Drive:

@@ -69,16 +69,17 @@ def read(store: Store, vehicle: str, drive: str) -> Entry | None:
         ) from error
 
 
+def names(store: Store) -> list[tuple[str, str]]:
+    """(vehicle, drive) of all refused drives, sorted, from the keys alone."""
+    parts = (info.key.split("/") for info in stores.list_objects(store, "quarantine/"))
+    return sorted(
+        (one[1], one[2].removesuffix(".json")) for one in parts if len(one) == 3 and one[2].endswith(".json")
+    )
+
+
 def entries(store: Store) -> list[Entry]:
     """All refused drives, by vehicle and drive."""
-    found = []
-    for info in stores.list_objects(store, "quarantine/"):
-        parts = info.key.split("/")
-        if len(parts) == 3 and parts[2].endswith(".json"):
-            entry = read(store, parts[1], parts[2].removesuffix(".json"))
-            if entry is not None:
-                found.append(entry)
-    return sorted(found, key=lambda entry: (entry.vehicle, entry.drive))
+    return [entry for pair in names(store) if (entry := read(store, *pair)) is not None]
 
 
 def clear(store: Store, vehicle: str, drive: str) -> None:

@@ -18,6 +18,8 @@ from transforms.errors import TransformError
 
 # Airflow's own limits: a map of thousands freezes its scheduler. The rest is left for the next run, and said so.
 MOST_DRIVES = 200
+# How much the clocks of vehicles' stores and of Airflow may differ
+OVERLAP_NS = 3600 * 10**9
 READERS = 16
 
 log = logging.getLogger(__name__)
@@ -40,12 +42,20 @@ def recipe_for(cut: str, rate_hz: float | None) -> Any:
 
 @told()
 def find_drives(
-    vehicle: str | None, drive: str | None, cut: str, rate_hz: float | None, retry_quarantined: bool
+    vehicle: str | None,
+    drive: str | None,
+    cut: str,
+    rate_hz: float | None,
+    retry_quarantined: bool,
+    since_ns: int = 0,
+    until_ns: int | None = None,
 ) -> dict[str, Any]:
     """What is landed, sorted into: to_ingest (at most 200), left (beyond that), already, quarantined, not_ready.
 
     A drive is new when its COMPLETE.json is not the one that was ingested under its name, or the recipe was not applied
-    yet. Raises NotFound for a named drive that was never uploaded.
+    yet. since_ns: of uploads that ended before it nothing is read again, so what they were is believed (a night's watermark, less
+    OVERLAP_NS); a drive that was not ingested then is taken all the same. until_ns: uploads that ended later are not ready.
+    Raises NotFound for a named drive that was never uploaded.
     """
     from lake import catalog, landing, quarantine
     from lake.stores import lake_store, landing_store
@@ -54,13 +64,12 @@ def find_drives(
     config = load_config()
     uploads, lake = landing_store(config), lake_store(config)
     recipe = recipe_id(recipe_for(cut, rate_hz))
-
-    def chosen(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        return sorted(pair for pair in pairs if drive is None or pair[1] == drive)
-
-    ready = chosen(landing.find_drives(uploads, vehicle))
-    not_ready = chosen(landing.incomplete(uploads, vehicle))
-    if drive is not None and not ready and not not_ready:
+    landed = [one for one in landing.uploads(uploads, vehicle) if drive is None or one.drive == drive]
+    ended = {(one.vehicle, one.drive): one.ended_ns for one in landed if one.ended_ns is not None}
+    ready = [pair for pair, at_ns in ended.items() if until_ns is None or at_ns <= until_ns]
+    is_ready = set(ready)
+    not_ready = [pair for one in landed if (pair := (one.vehicle, one.drive)) not in is_ready]
+    if drive is not None and not landed:
         raise NotFound(
             f"the drive {drive!r}",
             f"landing {uploads.name} has no such upload",
@@ -69,18 +78,19 @@ def find_drives(
     cut_before = {
         (item.vehicle, item.drive) for item in catalog.drives_in(lake) if item.recipe == recipe[:16]
     }
-    refused = (
-        {} if retry_quarantined else {(e.vehicle, e.drive): e.fingerprint for e in quarantine.entries(lake)}
-    )
+    refused = set() if retry_quarantined else set(quarantine.names(lake))
 
     def state(pair: tuple[str, str]) -> Literal["to_ingest", "already", "quarantined"]:
         if pair not in cut_before and pair not in refused:
             return "to_ingest"
+        if ended[pair] < since_ns - OVERLAP_NS:
+            return "quarantined" if pair in refused else "already"
         try:
             fingerprint = landing.read_drive(uploads, *pair).fingerprint
         except NotFound:
             return "to_ingest"  # it went away in between: the task of the drive says so
-        if refused.get(pair) == fingerprint:
+        entry = quarantine.read(lake, *pair) if pair in refused else None
+        if entry is not None and entry.fingerprint == fingerprint:
             return "quarantined"
         return "already" if landing.raw_fingerprint(lake, *pair) == fingerprint else "to_ingest"
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.config import Config, load_config
-from lake.errors import Conflict, Refused
+from lake.errors import Conflict, NotFound, Refused
 from outlap_airflow.assets import dataset_published, published_key
 from outlap_airflow.faults import told
 from outlap_airflow.settings import DEFAULT_QUERY, airflow_settings, scratch_folder
 from outlap_airflow.sources import Derive, Files, Pickle, Prefix, Query, Split, parse_source
 
 if TYPE_CHECKING:
+    from lake import snapshots
     from lake.publish import Published
     from lake.stores import Store
 
 MOST_LIST_BYTES = 256 << 20
+log = logging.getLogger(__name__)
 
 
 @told()
@@ -30,11 +33,14 @@ def source_of(query: str | None, source: Any) -> Any:
 
 
 @told(Conflict)
-def publish(dataset: str, source: Any, tag: str | None, dag_id: str, run_id: str) -> dict[str, Any]:
+def publish(
+    dataset: str, source: Any, tag: str | None, dag_id: str, run_id: str, night: str | None = None
+) -> dict[str, Any]:
     """Publish what a Source (or a query, as text) gives; the JSON of Published, idc, parents, and `mine`: this run made the version.
 
-    A run that made a version before and is run again stays with it, whatever the catalogue has learnt since. Conflict is
-    tried again: someone else published the dataset in the same moment.
+    A run that made a version before and is run again stays with it, whatever the catalogue has learnt since. night: the query is
+    asked of the catalogue as that night left it (lake/nights.py), and `latest` never moves back to a night. Conflict is tried
+    again: someone else published the dataset in the same moment.
     """
     from lake.names import check_dataset
     from lake.stores import lake_store
@@ -47,8 +53,15 @@ def publish(dataset: str, source: Any, tag: str | None, dag_id: str, run_id: str
     if made is not None:
         return {**asdict(made), "mine": True, **extra}
     origin = {"by": "airflow", "dag": dag_id, "run": run_id, "idc": config.idc}
+    among = None
+    if night is not None:
+        found = _of_night(lake, night)
+        newer = _published_since(lake, dataset, found)
+        if newer is not None:
+            return {**asdict(newer), "mine": False, **extra}
+        origin["night"], among = night, _catalogue_of(lake, found)
     with scratch_folder(config) as scratch:
-        published, more = _publish(config, lake, dataset, source, scratch, origin, tag)
+        published, more = _publish(config, lake, dataset, source, scratch, origin, tag, among)
     mine = _made_by(lake, dataset, dag_id, run_id) is not None
     return {**asdict(published), "mine": mine, **extra, **more}
 
@@ -71,12 +84,13 @@ def _publish(
     scratch: Path,
     origin: Mapping[str, Any],
     tag: str | None,
+    among: snapshots.Files | None,
 ) -> tuple[Published, dict[str, Any]]:
     """The version, and what else is to be told: missing and duplicates of a list, left_out of a derivation."""
     if isinstance(source, Query):
         from lake.publish import publish_query
 
-        return publish_query(lake, dataset, source.sql, scratch, origin, tag), {}
+        return publish_query(lake, dataset, source.sql, scratch, origin, tag, among), {}
     if isinstance(source, Derive):
         return _derive(config, lake, dataset, source, scratch, origin, tag)
     if isinstance(source, Split):
@@ -168,6 +182,37 @@ def _lines(path: Path) -> tuple[str, ...]:
     if not found:
         raise Refused("the list", "there is no name in it", "write one name a line")
     return found
+
+
+def _of_night(lake: Any, name: str) -> Any:
+    from lake import nights
+
+    found = nights.read(lake, name)
+    if found is None:
+        raise NotFound(
+            f"the night {name}", "it was not fixed", "run the DAG nightly_incremental of that night"
+        )
+    return found
+
+
+def _catalogue_of(lake: Any, night: Any) -> snapshots.Files:
+    from lake.snapshots import read_snapshot
+
+    return read_snapshot(lake, night.snapshot)
+
+
+def _published_since(lake: Any, dataset: str, night: Any) -> Any:
+    """The Published of what `latest` names when it came to name it after the night was fixed; None: the night may move it."""
+    from lake import refs
+    from lake.publish import Published
+    from lake.versions import read_available
+
+    latest = refs.read_ref(lake, dataset, refs.LATEST)
+    if latest is None or latest.moved_ns <= night.fixed_ns or latest.origin.get("night") == night.name:
+        return None
+    there, shown = read_available(lake, latest.version), refs.resolve(lake, dataset, latest.version)
+    log.info("%s@%s was published after the night %s: it stays", dataset, shown.tag, night.name)
+    return Published(dataset, shown.tag, latest.version, there.files, there.bytes, 0, 0, False)
 
 
 def _made_by(lake: Any, dataset: str, dag_id: str, run_id: str) -> Any:

@@ -1,6 +1,8 @@
 """The section [airflow] of outlap.toml (or OUTLAP_AIRFLOW_* variables; lists there as JSON).
 
 [airflow]
+nightly = "0 2 * * *"                 # when the nightly DAG runs, in…
+timezone = "Europe/Berlin"            # default: midnight, UTC
 destinations = ["idc-b"]              # default: every IDC but ours
 nodes = "all"                         # which nodes a version is warmed on
 launcher = "process"                  # or "kubernetes": where training commands run
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -41,6 +44,8 @@ class AirflowSettings(BaseModel):
     destinations: tuple[str, ...] | None = None
     datasets: tuple[DatasetQuery, ...] = ()
     sources: tuple[str, ...] | None = None
+    nightly: str = "0 0 * * *"
+    timezone: str = "UTC"
     nodes: str = "all"
     link_slots: int = Field(default=2, ge=1)
     scratch: Path | None = None
@@ -48,6 +53,20 @@ class AirflowSettings(BaseModel):
     image: str = "outlap-airflow:latest"
     namespace: str = "outlap"
     kubernetes_conn_id: str | None = None
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError("no time zone has this name; one reads like Europe/Berlin") from None
+        return value
+
+    @field_validator("nightly")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        return checked_cron(value)
 
     @field_validator("destinations", "datasets", "sources", mode="before")
     @classmethod
@@ -59,6 +78,15 @@ class AirflowSettings(BaseModel):
             return json.loads(value)
         except json.JSONDecodeError as error:
             raise ValueError(f"not JSON: {error}") from None
+
+
+def checked_cron(value: str) -> str:
+    """Five fields of cron. Raises ValueError."""
+    from croniter import croniter
+
+    if len(value.split()) != 5 or not croniter.is_valid(value):
+        raise ValueError("it is no cron expression of five fields, such as 0 2 * * *")
+    return value
 
 
 def airflow_settings(config: Config) -> AirflowSettings:

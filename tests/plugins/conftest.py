@@ -89,12 +89,11 @@ def idcs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Idcs]:
     yield Idcs(home, lake_store(config), lake_store(config, "idc-b"))
 
 
-def add_frames(store: Store, folder: Path, drive: str, count: int = 6) -> None:
+def add_frames(store: Store, folder: Path, drive: str, count: int = 6, recipe: str = "ab" * 32) -> None:
     """Pack and catalogue `count` frames of a drive, the way that ingest leaves them."""
     paths = [f"720p/car1/{drive}/CAM_FRONT/{at:019d}.jpg" for at in range(count)]
     pack = write_pack(folder / "pack.tar", [(path, f"{path} bytes".encode() * 50) for path in paths])
     put_pack(store, pack.id, folder / "pack.tar")
-    recipe = "ab" * 32
     members = pack.members
     fixed = {"drive": drive, "channel": "CAM_FRONT", "recipe": recipe, "pack": pack.id, "vehicle": "car1"}
     values = {
@@ -119,8 +118,8 @@ def add_frames(store: Store, folder: Path, drive: str, count: int = 6) -> None:
 
 @pytest.fixture
 def frames(tmp_path: Path) -> Callable[..., None]:
-    """frames(store, drive, count=6)."""
-    return lambda store, drive, count=6: add_frames(store, tmp_path, drive, count)
+    """frames(store, drive, count=6, recipe=…)."""
+    return lambda store, drive, *more, **fields: add_frames(store, tmp_path, drive, *more, **fields)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from hypothesis import given
 from hypothesis import strategies as st
-from outlap_airflow import ingest, nightly, pools, publish, sync, training, warm
+from outlap_airflow import ingest, pools, publish, sync, training, warm
 from outlap_airflow.assets import dataset_published, dataset_synced, parse_synced, published_key, synced_key
 from outlap_airflow.faults import told
 from outlap_airflow.mappers import FanOutIdc
@@ -274,15 +274,6 @@ def test_a_bad_drive_is_quarantined_and_reported_without_stopping_the_batch(
     assert names(found()["quarantined"]) == ["bad"]
     with pytest.raises(AirflowFailException, match="car1/bad"):
         ingest.report_batch(seen, [])
-
-
-def test_the_nightly_publishes_what_the_settings_name(idcs: Any) -> None:
-    (one,) = nightly.publishes("scheduled__2026-01-02T00:00:00+00:00", None)
-    assert one["conf"]["dataset"] == "front"
-    assert one["conf"]["announce"] == "new"
-    assert one["trigger_run_id"] == "nightly__front__scheduled__2026-01-02T00:00:00+00:00"
-    with pytest.raises(AirflowFailException, match="front"):
-        nightly.publishes("r", "other")
 
 
 # --- training

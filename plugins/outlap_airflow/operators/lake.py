@@ -57,10 +57,10 @@ class Publish(BaseOperator):
     """Publish the next version of a dataset: what `query` selects, or what `source` says (outlap_airflow.sources).
 
     Returns the version (dataset, tag, version, files, bytes, is_new, mine). A run that is run again stays with the version that it
-    made. Announce tells the others.
+    made. Announce tells the others. night: ask the query of the catalogue as that night left it (lake/nights.py).
     """
 
-    template_fields: Sequence[str] = ("dataset", "query", "source", "tag")
+    template_fields: Sequence[str] = ("dataset", "query", "source", "tag", "night")
     operator_extra_links = LINKS
     ui_color = "#fef9e7"
 
@@ -71,15 +71,16 @@ class Publish(BaseOperator):
         query: str | None = None,
         source: Mapping[str, Any] | str | None = None,
         tag: str | None = None,
+        night: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.dataset, self.query, self.source, self.tag = dataset, query, source, tag
+        self.dataset, self.query, self.source, self.tag, self.night = dataset, query, source, tag, night
 
     def execute(self, context: Any) -> dict[str, Any]:
         run = context["dag_run"]
         source = publish.source_of(text(self.query), self.source)
-        made = publish.publish(self.dataset, source, text(self.tag), run.dag_id, run.run_id)
+        made = publish.publish(self.dataset, source, text(self.tag), run.dag_id, run.run_id, text(self.night))
         show(
             self,
             **{
