@@ -62,6 +62,14 @@ def _views() -> Iterator[Check]:
     yield Check("views", None, f"{backend}: {why}")
 
 
+def _decoder() -> Iterator[Check]:
+    from transforms import gpu
+
+    for codec in gpu.CODECS:
+        why = gpu.why_not_taken(codec)
+        yield Check(f"decoder of {codec}", None, "GPU" if why is None else f"CPU: {why}")
+
+
 def _commands() -> Iterator[Check]:
     from outlap.stack.layout import scripts
 
@@ -124,6 +132,7 @@ FINDERS: tuple[Callable[[], Iterator[Check]], ...] = (
     _python,
     _rights,
     _views,
+    _decoder,
     _commands,
     _disk,
     _settings,
