@@ -13,6 +13,7 @@ from transforms.cut import Piece
 from transforms.cutting import Cut
 from transforms.recipe import Recipe
 from transforms.seen import Looks, Seen
+from transforms.signals import joined
 from transforms.tags import picture, tag_columns
 from transforms.tags.tagger import Frames
 from transforms.telemetry import Positions
@@ -90,7 +91,10 @@ def further_columns(
         name: np.concatenate([one[name] for one in measured]) for name in (measured[0] if measured else ())
     }
     tracks = [seen.track for seen in drive if seen.track is not None]
-    frames = Frames(*named, channels, times_ns, positions, tracks, lambda row: read_piece(pieces[row]), looks)
+    signals = joined(seen.signals for seen in drive)
+    frames = Frames(
+        *named, channels, times_ns, positions, tracks, lambda row: read_piece(pieces[row]), looks, signals
+    )
     if not cuts or not looks:
         empty = np.full(len(pieces), np.nan)
         frames = dataclasses.replace(frames, looks=dict.fromkeys(picture.MEASURES, empty))

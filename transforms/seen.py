@@ -7,8 +7,8 @@ folder). Each channel becomes one Seen, with the first of its files; the others 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lake.landing import LandedFile
-from transforms import telemetry
+from transforms import signals, telemetry
 from transforms.errors import Unreadable
 from transforms.recordings import Calibration, Channel, FrameIndex, Problem, Recording
 from transforms.recordings.annexb import RawRecording
@@ -26,13 +26,17 @@ from transforms.recordings.folder import FolderRecording, name_channel, name_tim
 from transforms.recordings.formats import LOGS, Format, format_of, open_group, plain_stem, split_of
 from transforms.recordings.mp4 import Mp4Recording
 from transforms.recordings.source import Source, as_source
+from transforms.signals import Signal
 from transforms.telemetry import Track
 from transforms.times import EARLIEST_NS, LATEST_NS, SECOND, Int64, parse_moment, ticks_to_ns
 
 # A recording of one file is far shorter; times beyond are damage, and would not fit the arithmetic.
 LONGEST_SECONDS = 30 * 86_400
 
-Role = Literal["recording", "track", "sidecar", "part", "other"]
+# a CSV or JSON of this name, or channel, holds signals of the vehicle
+SIGNAL_FILES = frozenset({"SIGNALS", "CAN"})
+
+Role = Literal["recording", "track", "signals", "sidecar", "part", "other"]
 Clock = Literal["file", "drive", "container", "recording", "sidecar", "exif", "name"]
 
 
@@ -80,6 +84,7 @@ class Seen:
     recording: Recording | None = None
     number: int = 0
     track: Track | None = None
+    signals: Mapping[str, Signal] = field(default_factory=dict)
     unreadable: str | None = None
     sidecar_problem: str | None = None
     start_ns: int | None = None
@@ -126,6 +131,8 @@ def role_of(file: LandedFile) -> Role:
         kind in (".csv", ".json") and ("GNSS" in (file.channel, stem) or "GPS" in (file.channel, stem))
     ):
         return "track"
+    if kind in (".csv", ".json") and SIGNAL_FILES & {file.channel, stem}:
+        return "signals"
     return "other"
 
 
@@ -192,6 +199,13 @@ def _plain(seen: Seen, sidecars: dict[str, Seen]) -> Seen:
             kind = PurePosixPath(seen.file.path).suffix.lower()
             track = telemetry.read_track(seen.path, kind, PurePosixPath(seen.file.path).name)
             return dataclasses.replace(seen, track=track)
+        except Unreadable as error:
+            return dataclasses.replace(seen, unreadable=error.why)
+    if seen.role == "signals":
+        try:
+            kind = PurePosixPath(seen.file.path).suffix.lower()
+            found = signals.read_signals(seen.path, kind, PurePosixPath(seen.file.path).name)
+            return dataclasses.replace(seen, signals=found)
         except Unreadable as error:
             return dataclasses.replace(seen, unreadable=error.why)
     beside = seen.role == "other" and sidecars.get(_sidecar_stem(seen.file.path)) is seen
@@ -294,7 +308,8 @@ def _open(group: Sequence[Seen], beside: Seen | None, drive_start_ns: int | None
     ]
     own = _placed(recording.relative_track, opened[0]) if isinstance(recording, Mp4Recording) else None
     tracks = [*recording.tracks, *([own] if own else []), *([sidecar.track] if sidecar.track else [])]
-    opened[0] = dataclasses.replace(opened[0], track=tracks[0] if tracks else None)
+    told = {**_placed_signals(recording, opened[0]), **recording.signals}
+    opened[0] = dataclasses.replace(opened[0], track=tracks[0] if tracks else None, signals=told)
     more = [dataclasses.replace(seen, role="part") for seen in [group[0]] * max(0, len(tracks) - 1)]
     extra = [dataclasses.replace(seen, track=track) for seen, track in zip(more, tracks[1:], strict=True)]
     return [*opened, *rest, *extra]
@@ -305,6 +320,18 @@ def _placed(track: Track | None, seen: Seen) -> Track | None:
     if track is None or not is_set(seen.start_ns) or abs(int(track.times_ns[-1])) > LONGEST_SECONDS * SECOND:
         return None
     return dataclasses.replace(track, times_ns=track.times_ns + (seen.start_ns or 0))
+
+
+def _placed_signals(recording: Recording, seen: Seen) -> dict[str, Signal]:
+    """The same for signals."""
+    if not isinstance(recording, Mp4Recording) or not is_set(seen.start_ns):
+        return {}
+    made = {
+        name: signals.made_of(np.array(one.times, np.int64) + (seen.start_ns or 0), np.array(one.numbers))
+        for name, one in recording.relative_signals.items()
+        if one.times and abs(one.times[-1]) <= LONGEST_SECONDS * SECOND
+    }
+    return {name: signal for name, signal in made.items() if signal is not None}
 
 
 def _start(seen: Seen, sidecar: Sidecar, drive_start_ns: int | None) -> tuple[int | None, Clock | None]:

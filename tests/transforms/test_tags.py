@@ -261,9 +261,9 @@ def test_a_tagger_that_is_none(name: str) -> None:
 
 
 def test_every_built_in_says_its_columns() -> None:
-    assert set(BUILT_IN) == {"sun", "motion", "h3", "map", "picture"}
+    assert set(BUILT_IN) == {"sun", "motion", "h3", "map", "picture", "weather", "imu"}
     names = [c for name, tagger in BUILT_IN.items() if name != "map" for c in tagger.columns({})]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 20
 
 
 def test_a_users_tagger_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from transforms.signals import Signal
 from transforms.telemetry import Track
 from transforms.times import Int64
 
@@ -147,7 +148,7 @@ class Recording(Protocol):
     """An indexed recording. It holds no open file, and several threads may decode it at once.
 
     codecs: of all that could be a picture, for evidence; creation_time: as the container has it; tracks: positions in it;
-    calibrations: by name of the channel.
+    signals: of the vehicle, by name; calibrations: by name of the channel.
     """
 
     @property
@@ -164,6 +165,9 @@ class Recording(Protocol):
 
     @property
     def tracks(self) -> Sequence[Track]: ...
+
+    @property
+    def signals(self) -> Mapping[str, Signal]: ...
 
     @property
     def calibrations(self) -> Mapping[str, Calibration]: ...

@@ -22,6 +22,7 @@ from transforms.recordings.mp4 import new_decoder
 from transforms.recordings.nal import KEYS, PARAMETERS, SLICES, START, extradata, kind_of
 from transforms.recordings.order import Counter, NoOrder
 from transforms.recordings.source import Source, as_source
+from transforms.signals import Signal
 from transforms.telemetry import Track
 from transforms.times import Int64
 
@@ -105,6 +106,7 @@ class RawRecording:
     creation_time: str | None = None
     tracks: tuple[Track, ...] = ()
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    signals: Mapping[str, Signal] = field(default_factory=dict)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from transforms.recordings import Calibration, FrameIndex, Orientation, Problem
 from transforms.recordings.mp4 import new_decoder
 from transforms.recordings.source import Source
 from transforms.recordings.stills import BadStill, Exif, read_exif, read_still
+from transforms.signals import Signal
 from transforms.telemetry import Track
 from transforms.times import EARLIEST_NS, LATEST_NS, SECOND, Int64, parse_moment
 
@@ -131,6 +132,7 @@ class FolderRecording:
     problems: tuple[Problem, ...] = ()
     tracks: tuple[Track, ...] = ()
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    signals: Mapping[str, Signal] = field(default_factory=dict)
     creation_time: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""Logs as recordings: one pass over all parts of a log gathers its pictures, positions and calibrations."""
+"""Logs as recordings: one pass over all parts of a log gathers its pictures, positions, signals and calibrations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 from transforms.recordings import Calibration, Problem
 from transforms.recordings.log import MAX_CHUNK, Log, Topic
 from transforms.recordings.messages import Gathering, MessageChannel, make_channel
-from transforms.recordings.payloads import Fix, Lens, Malformed, Shot, reader_of
+from transforms.recordings.payloads import Fix, Found, Lens, Malformed, Reading, reader_of
 from transforms.recordings.stills import BadStill
 from transforms.recordings.unpack import BadPacking, unpack_payload
+from transforms.signals import MOST_SIGNALS, Samples, Signal, signals_of
 from transforms.telemetry import Track
 from transforms.times import EARLIEST_NS, LATEST_NS
 
@@ -26,13 +27,14 @@ INFOS = frozenset({"camera_info", "calibration"})
 
 @dataclass(frozen=True)
 class LogRecording:
-    """The pictures, positions and calibrations of one log, or of one that was split into several files."""
+    """The pictures, positions, signals and calibrations of one log, or of one that was split into several files."""
 
     channels: Sequence[MessageChannel]
     codecs: tuple[str, ...]
     problems: tuple[Problem, ...]
     tracks: tuple[Track, ...]
     calibrations: Mapping[str, Calibration]
+    signals: Mapping[str, Signal] = field(default_factory=dict)
     creation_time: str | None = None
 
 
@@ -79,8 +81,9 @@ class _Pass:
     pictures: dict[str, Gathering] = field(default_factory=dict)
     fixes: dict[str, list[Fix]] = field(default_factory=dict)
     lenses: dict[str, Lens] = field(default_factory=dict)
+    signals: dict[str, Samples] = field(default_factory=dict)
     broken: dict[str, tuple[int, str]] = field(default_factory=dict)
-    readers: dict[Topic, Callable[[memoryview], Shot | Fix | Lens] | None] = field(default_factory=dict)
+    readers: dict[Topic, Callable[[memoryview], Found] | None] = field(default_factory=dict)
 
     def read(self, part: int, log: Log) -> None:
         for topic, at, chunk, offset, payload in log.messages():
@@ -95,6 +98,8 @@ class _Pass:
                     self.fixes.setdefault(topic.name, []).append(found)
                 elif isinstance(found, Lens):
                     self.lenses.setdefault(topic.name, found)
+                elif isinstance(found, Reading):
+                    self._take_signals(topic, at, found)
                 else:
                     gathering = self.pictures.setdefault(topic.name, Gathering(topic))
                     gathering.keys.append(gathering.take(found))
@@ -110,6 +115,15 @@ class _Pass:
             except (Malformed, BadPacking, BadStill) as error:
                 count, first = self.broken.get(topic.name, (0, str(error)))
                 self.broken[topic.name] = (count + 1, first)
+
+    def _take_signals(self, topic: Topic, written_ns: int, found: Reading) -> None:
+        """A message without a stamp of its own was true when it was written."""
+        at = min(written_ns, (1 << 63) - 1) if found.stamp_ns is None else found.stamp_ns
+        for below, value in found.values.items():
+            name = ".".join([part for part in topic.name.split("/") if part] + ([below] if below else []))
+            if name not in self.signals and len(self.signals) >= MOST_SIGNALS:
+                continue
+            self.signals.setdefault(name, Samples()).add(at, value)
 
 
 def _calibrations(gathered: _Pass, names: Mapping[str, str]) -> dict[str, Calibration]:
@@ -144,4 +158,5 @@ def open_logs(logs: Sequence[Log]) -> LogRecording:
     others = tuple(sorted({topic.schema for topic, read in gathered.readers.items() if read is None}))
     calibrations = _calibrations(gathered, names)
     tracks = _tracks(gathered.fixes, problems)
-    return LogRecording(channels, codecs or others, tuple(problems), tracks, calibrations)
+    signals = signals_of(gathered.signals)
+    return LogRecording(channels, codecs or others, tuple(problems), tracks, calibrations, signals)

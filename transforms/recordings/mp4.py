@@ -26,6 +26,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from transforms.errors import Unreadable
 from transforms.recordings import MAX_PIXELS, Calibration, FrameIndex, Orientation, Problem, gpmf
 from transforms.recordings.source import FileSource, Source, as_file, as_source
+from transforms.signals import Samples, Signal
 from transforms.telemetry import Track
 from transforms.times import Int64
 
@@ -136,7 +137,7 @@ class Mp4Channel:
 class Mp4Recording:
     """An indexed MP4/MOV file. creation_time: as the container has it, None when absent; codecs: of all its video.
 
-    relative_track: positions of its own data track (GPMF), at times from the zero of its video.
+    relative_track, relative_signals: positions and motion of its own data track (GPMF), at times from the zero of its video.
     """
 
     channels: Sequence[Mp4Channel]
@@ -145,7 +146,9 @@ class Mp4Recording:
     problems: tuple[Problem, ...] = ()
     tracks: tuple[Track, ...] = ()
     relative_track: Track | None = None
+    relative_signals: Mapping[str, Samples] = field(default_factory=dict)
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    signals: Mapping[str, Signal] = field(default_factory=dict)
 
 
 def _time_base(stream: av.VideoStream, name: str) -> Fraction:
@@ -262,4 +265,5 @@ def open_recording(where: Path | Source) -> Mp4Recording:
         tuple(codec for _, codec in streams),
         problems,
         relative_track=gpmf.track_of(sorted(payloads)),
+        relative_signals=gpmf.signals_of(sorted(payloads)),
     )

@@ -1,4 +1,4 @@
-"""Payloads: pictures, positions and calibrations in the messages of logs, whichever way they are serialised.
+"""Payloads: pictures, positions, signals and calibrations in the messages of logs, whichever way they are serialised.
 
 ROS 2 messages are CDR (OMG DDS-XTypes 7.4), ROS 1 has its own packing (no alignment), Foxglove's schemas come as protobuf, as
 JSON, and as ROS messages. Only the few types that matter here are read, field by field and within bounds.
@@ -10,11 +10,12 @@ import base64
 import binascii
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transforms.recordings.log import Topic
+from transforms.signals import IMU
 from transforms.times import SECOND
 
 
@@ -55,6 +56,17 @@ class Lens:
     width: int
     height: int
     focal: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Values of signals at one time. stamp_ns: None where the message has none; values: by name below the topic, "" is the topic."""
+
+    stamp_ns: int | None
+    values: Mapping[str, float | str]
+
+
+Found = Shot | Fix | Lens | Reading
 
 
 @dataclass
@@ -155,7 +167,37 @@ def _fox_ros_fix(c: _Cursor) -> Fix:
     return Fix(stamp, c.number("d"), c.number("d"), True)
 
 
-ROS: dict[str, Callable[[_Cursor], Shot | Fix | Lens]] = {
+def _ros_imu(c: _Cursor) -> Reading:
+    """Orientation, rotation and acceleration, each with the nine numbers of its covariance; -1 in the first: it is not measured."""
+    stamp, _ = c.header()
+    c.doubles(4 + 9)
+    rotation, turns = c.doubles(3), c.doubles(9)
+    acceleration, pulls = c.doubles(3), c.doubles(9)
+    told = ([*acceleration] if pulls[0] != -1 else []), ([*rotation] if turns[0] != -1 else [])
+    values = {**dict(zip(IMU[:3], told[0], strict=False)), **dict(zip(IMU[3:], told[1], strict=False))}
+    return Reading(stamp, values)
+
+
+def _ros_measure(c: _Cursor) -> Reading:
+    """Temperature, RelativeHumidity, Illuminance: a header, the value, its variance."""
+    stamp, _ = c.header()
+    return Reading(stamp, {"": float(c.number("d"))})
+
+
+def _ros_plain(kind: str) -> Callable[[_Cursor], Reading]:
+    return lambda c: Reading(None, {"": float(c.number(kind))})
+
+
+def _ros_text(c: _Cursor) -> Reading:
+    return Reading(None, {"": c.text()[:LONGEST_TEXT]})
+
+
+LONGEST_TEXT = 200
+PLAIN = {
+    **{"Bool": "?", "Float32": "f", "Float64": "d", "Int8": "b", "UInt8": "B", "Int16": "h", "UInt16": "H"},
+    **{"Int32": "i", "UInt32": "I", "Int64": "q", "UInt64": "Q"},
+}
+ROS: dict[str, Callable[[_Cursor], Found]] = {
     "sensor_msgs/CompressedImage": _ros_compressed,
     "sensor_msgs/Image": _ros_image,
     "sensor_msgs/NavSatFix": _ros_fix,
@@ -164,6 +206,12 @@ ROS: dict[str, Callable[[_Cursor], Shot | Fix | Lens]] = {
     "foxglove_msgs/CompressedVideo": _fox_ros_data,
     "foxglove_msgs/RawImage": _fox_ros_raw,
     "foxglove_msgs/LocationFix": _fox_ros_fix,
+    "sensor_msgs/Imu": _ros_imu,
+    "sensor_msgs/Temperature": _ros_measure,
+    "sensor_msgs/RelativeHumidity": _ros_measure,
+    "sensor_msgs/Illuminance": _ros_measure,
+    "std_msgs/String": _ros_text,
+    **{f"std_msgs/{name}": _ros_plain(kind) for name, kind in PLAIN.items()},
 }
 
 
@@ -278,7 +326,7 @@ def _json(kind: str, data: memoryview) -> Shot | Fix | Lens:
 FOXGLOVE = frozenset({"CompressedImage", "CompressedVideo", "RawImage", "LocationFix", "CameraCalibration"})
 
 
-def reader_of(topic: Topic) -> Callable[[memoryview], Shot | Fix | Lens] | None:
+def reader_of(topic: Topic) -> Callable[[memoryview], Found] | None:
     """What reads the payloads of a topic, None where they are of no use here. It raises Malformed."""
     schema = topic.schema.replace("/msg/", "/")
     if topic.encoding in ("cdr", "ros1"):
@@ -294,7 +342,8 @@ def reader_of(topic: Topic) -> Callable[[memoryview], Shot | Fix | Lens] | None:
     return None
 
 
-def _checked(found: Shot | Fix | Lens) -> Shot | Fix | Lens:
-    if isinstance(found, (Shot, Fix)) and abs(found.stamp_ns) >= 1 << 62:
-        raise Malformed(f"its stamp is {found.stamp_ns} ns")
+def _checked(found: Found) -> Found:
+    stamp = None if isinstance(found, Lens) else found.stamp_ns
+    if stamp is not None and abs(stamp) >= 1 << 62:
+        raise Malformed(f"its stamp is {stamp} ns")
     return found

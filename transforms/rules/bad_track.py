@@ -1,4 +1,4 @@
-"""bad-track: a CSV, GPX or JSON of positions that is none: no fixes, times that do not rise, places that are not on Earth."""
+"""bad-track: a CSV, GPX or JSON of positions or signals that is none: no values, times that do not rise, places not on Earth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from transforms.seen import Seen
 
 
 def check(seen: Seen) -> str | None:
-    return seen.unreadable if seen.role == "track" else None
+    return seen.unreadable if seen.role in ("track", "signals") else None
 
 
 RULE = FileRule("bad-track", "error", check)

@@ -17,11 +17,11 @@ import pyarrow as pa
 from lake.catalog import COLUMN, FRAME_SCHEMA
 from transforms.errors import TransformError
 from transforms.recipe import Tag
-from transforms.tags import h3cell, mapfile, motion, picture, sun
+from transforms.tags import h3cell, imu, mapfile, motion, picture, sun, weather
 from transforms.tags.tagger import Frames, Kind, Tagger
 
 BUILT_IN: dict[str, Tagger] = {
-    module.TAGGER.name: module.TAGGER for module in (sun, motion, h3cell, mapfile, picture)
+    module.TAGGER.name: module.TAGGER for module in (sun, motion, h3cell, mapfile, picture, weather, imu)
 }
 GROUP = "outlap.taggers"
 TYPES: dict[Kind, Any] = {

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from transforms.signals import Signal
 from transforms.telemetry import Positions, Track, positions_at
 from transforms.times import Int64
 
@@ -22,7 +23,8 @@ Luma = npt.NDArray[np.uint8]
 class Frames:
     """The cut frames of a drive, one of each per frame, all of one length; NaN where the tracks know nothing.
 
-    jpeg: the bytes of a frame's smallest picture, by its row; looks: what was measured of it, NaN where nothing was.
+    jpeg: the bytes of a frame's smallest picture, by its row; looks: what was measured of it, NaN where nothing was; signals: of the
+    vehicle, by name.
     """
 
     vehicle: str
@@ -33,6 +35,7 @@ class Frames:
     tracks: Sequence[Track]
     jpeg: Callable[[int], bytes]
     looks: Mapping[str, Float64] = field(default_factory=dict)
+    signals: Mapping[str, Signal] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.times_ns)
