@@ -23,6 +23,11 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _example(**values: Any) -> ConfigDict:
+    """What the OpenAPI page shows of a message."""
+    return ConfigDict(json_schema_extra={"examples": [values]})
+
+
 class Failure(Wire):
     """One path that could not be made resident, and why."""
 
@@ -39,6 +44,10 @@ class WarmRequest(Wire):
     second that each node fetches for it (default: the group's setting).
     """
 
+    model_config = _example(
+        dataset="city", ref="v3", nodes="role=gpu", priority=10, bandwidth_bps=500_000_000
+    )
+
     dataset: str
     ref: str = "latest"
     files: tuple[str, ...] | None = None
@@ -54,6 +63,8 @@ class WarmRequest(Wire):
 class FreeRequest(Wire):
     """Release what `dataset@ref` holds; `files` narrows it to these paths."""
 
+    model_config = _example(dataset="city", ref="v2", nodes="all")
+
     dataset: str
     ref: str = "latest"
     files: tuple[str, ...] | None = None
@@ -62,6 +73,8 @@ class FreeRequest(Wire):
 
 
 class PinRequest(Wire):
+    model_config = _example(dataset="city", ref="v3", nodes="b1,b2")
+
     dataset: str
     ref: str = "latest"
     nodes: str = "all"
@@ -250,6 +263,19 @@ class Heartbeat(Wire):
     is what changed after heartbeat `since`, and `gone` is what was reported then and no longer is (cacheengine/reporting.py).
     """
 
+    model_config = _example(
+        node="b1",
+        idc="idc-b",
+        address="http://10.1.2.3:8810",
+        role="gpu",
+        agent_version="0.1.0",
+        boot_id="f3b1",
+        generation=12,
+        session="5f0c",
+        number=41,
+        since=40,
+    )
+
     node: str
     idc: str
     address: str
@@ -343,6 +369,8 @@ class UmountRequest(Wire):
 class TokenRequest(Wire):
     """`verbs`: any of read, warm, free, pin, publish, admin, node; `datasets`: name prefixes (`*` all)."""
 
+    model_config = _example(name="training", verbs=["warm", "free"], datasets=["city"], cidr="10.0.0.0/8")
+
     name: str
     verbs: tuple[str, ...]
     datasets: tuple[str, ...] = ("*",)
@@ -371,6 +399,8 @@ class Setting(Wire):
 class SettingRequest(Wire):
     """Set `key` to `value` (None: back to its default). `dry_run`: only say what that would touch."""
 
+    model_config = _example(key="bandwidth_bps", value=500_000_000, dry_run=True)
+
     key: str
     value: Any = None
     dry_run: bool = False
@@ -378,6 +408,8 @@ class SettingRequest(Wire):
 
 class RevertRequest(Wire):
     """Undo the change of this number: its key becomes what it was before."""
+
+    model_config = _example(number=1, dry_run=True)
 
     number: int
     dry_run: bool = False
