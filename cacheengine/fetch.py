@@ -226,13 +226,14 @@ def fetch(
     stop: threading.Event | None = None,
     give_way: Callable[[], None] = lambda: None,
     open_named: OpenNamed = no_other_store,
+    throttle: Callable[[int], None] = lambda count: None,
 ) -> list[Bad]:
     """Make the members of all jobs resident; those that could not be. Space must be reserved before.
 
     marked(want, rows): called from worker threads after rows of a job's want were marked. stop: ends it early; what was marked stays.
     give_way: called before each request; waits while readers should go first. open_named: stores of objects
-    that were published in place. Raises FetchFailed when the store is away (what was
-    marked stays), or the disk fails.
+    that were published in place. throttle: called with the bytes of each request before it. Raises FetchFailed when the store is
+    away (what was marked stays), or the disk fails.
     """
     abort = _Abort(stop or threading.Event())
     bad: list[Bad] = []
@@ -242,6 +243,7 @@ def fetch(
         want, rows = session.job.want, np.empty(0, np.int64)
         try:
             give_way()
+            throttle(piece.length)
             if not abort.now:
                 wrong = fetch_piece(store, want, piece, session.fd, open_named)
                 crashpoints.reach("warm.written")

@@ -39,10 +39,11 @@ def reconcile(
     leased: Collection[Key],
     now: int,
 ) -> list[Action]:
-    """What is to be done, in order: first what gives room, then what was asked, then a look at what should be there.
+    """What is to be done, in order: first what gives room, then what was asked (higher priority first), then a look at what should
+    be there.
 
-    A version that is mounted (leased) is released when it no longer is. One that failed waits for its time, one that was evicted for
-    someone to ask again.
+    A version that is mounted (leased) is released when it no longer is. One that failed waits for its time, one that was evicted or
+    whose warm was cancelled for someone to ask again.
     """
     actions = [
         Action("release", key)
@@ -55,11 +56,18 @@ def reconcile(
         due = status is None or status.state not in ("resident", "failed")
         if status is not None and status.state == "failed":
             due = not status.evicted and status.retry_ns <= now
+        if status is not None and status.desired.paused:
+            due = False
         if due:
             waiting.append(Action("warm", key))
         elif status is not None and status.state == "resident" and status.checked_ns + CHECK_EVERY_NS <= now:
             stale.append(Action("check", key))
+    waiting.sort(key=lambda action: -_priority(statuses.get(action.key)))
     return [*actions, *waiting, *stale]
+
+
+def _priority(status: Status | None) -> int:
+    return 0 if status is None else status.desired.priority
 
 
 def _leased_keys(node: Node) -> set[Key]:

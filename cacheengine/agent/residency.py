@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import structlog
 
-from cacheengine import crashpoints, disks, eviction, fetch, giveway, metrics, packcache, reserving
+from cacheengine import crashpoints, disks, eviction, fetch, giveway, metrics, packcache, reserving, throttle
 from cacheengine import have as haves
 from cacheengine import wanted as wants
 from cacheengine.agent.state import (
@@ -80,6 +80,8 @@ def warm(node: Node, key: Key) -> None:
         with node.lock:
             node.warming = None
             status.rate_bps = 0.0
+            if status.state == "fetching":  # it was stopped, for another one or by a cancel
+                status.state = "waiting"
 
 
 def _warm(node: Node, key: Key, status: Status) -> None:
@@ -202,6 +204,7 @@ def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
             node.stop_warm,
             giveway.to_readers(node.config.state_dir / "counts", node.stop_warm),
             node.open_named,
+            throttle.paced(lambda: status.desired.bandwidth_bps, node.stop_warm),
         )
     except BaseException as error:
         if isinstance(error, Explained):
@@ -229,9 +232,9 @@ def _by_path(want: Want, places: dict[str, int], bad: list[fetch.Bad]) -> list[F
 
 
 def keeps(node: Node, without: Key | None = None) -> Callable[[str], Have]:
-    """pack → members that desired versions (but `without`, and those that were evicted) want of it."""
+    """pack → members that desired versions (but `without`, and those that were evicted or cancelled) want of it."""
     with node.lock:
-        gone = {without, *(key for key, status in node.statuses.items() if status.evicted)}
+        gone = {without, *(key for key, status in node.statuses.items() if status.given_up)}
     known = {key: want for key, want in saved_wants(node).items() if key not in gone}
     places = {key: {part.id: place for place, part in enumerate(want.packs)} for key, want in known.items()}
 
@@ -310,7 +313,7 @@ def eviction_steps(node: Node, asking: Key | None) -> list[eviction.Step]:
                 node.mounted_ns.get(key.version, 0),
             )
             for key, version in node.desired.items()
-            if not node.statuses[key].evicted
+            if not node.statuses[key].given_up
         ]
     return eviction.order(packs, holdings, leased_packs(node), asking)
 

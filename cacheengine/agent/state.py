@@ -54,6 +54,11 @@ class Status:
     checked_ns: int = 0
     evicted: bool = False
 
+    @property
+    def given_up(self) -> bool:
+        """Nothing is fetched for it, and what it holds may go."""
+        return self.evicted or self.desired.paused
+
     def report(self) -> VersionReport:
         return VersionReport(
             dataset=self.desired.dataset,
@@ -162,16 +167,29 @@ def take_desired(node: Node, desired: Desired) -> None:
                 node.statuses[key] = Status(version)
             elif asked_again:
                 status.checked_ns = 0
+            elif version.paused and status.state != "resident":
+                status.state, status.failures = "waiting", ()
         for key, status in node.statuses.items():
             if key not in fresh:
                 status.state, status.failures, status.rate_bps = "freeing", (), 0.0
         node.desired, node.generation = fresh, desired.generation
         save_releasing(node)
-        if node.warming is not None and node.warming not in fresh:
+        if node.warming is not None and _stops(node, node.warming):
             node.stop_warm.set()
     metrics.generation.set(desired.generation)
     log.info("desired_taken", generation=desired.generation, versions=len(fresh))
     node.wake.set()
+
+
+def _stops(node: Node, warming: Key) -> bool:
+    """Whether the warm that runs should end: no longer wanted, or one that waits goes first. What it fetched stays."""
+    wanted = node.desired.get(warming)
+    if wanted is None or wanted.paused:
+        return True
+    return any(
+        version.priority > wanted.priority and not version.paused and node.statuses[key].state == "waiting"
+        for key, version in node.desired.items()
+    )
 
 
 def save_releasing(node: Node) -> None:

@@ -162,5 +162,47 @@ def test_freeing_the_version_that_is_being_fetched_stops_the_fetch(node: Node) -
     assert {one.state for one in node.statuses.values()} == {"freeing"}
 
 
+def test_higher_priority_comes_first_and_a_cancelled_warm_not_at_all(node: Node) -> None:
+    wanted = (
+        version("a"),
+        version("b", priority=5),
+        version("c", priority=9, paused=True),
+        version("d", priority=-1),
+    )
+    take_desired(node, desired(1, *wanted))
+    actions = reconcile(list(node.desired), node.statuses, (), NOW)
+    assert [action.key.version[0] for action in actions] == ["b", "a", "d"]
+
+
+@pytest.mark.parametrize(
+    ("then", "stops"),
+    [
+        ((version("a", priority=1), version("b", priority=1)), False),
+        ((version("a", priority=1), version("b", priority=2)), True),
+        ((version("a", priority=1), version("b", priority=2, paused=True)), False),
+        ((version("a", priority=1, paused=True), version("b")), True),
+    ],
+)
+def test_a_warm_ends_for_one_that_goes_first_or_when_it_is_cancelled(
+    node: Node, then: tuple[DesiredVersion, ...], stops: bool
+) -> None:
+    take_desired(node, desired(1, version("a", priority=1), version("b")))
+    node.warming = key_of(version("a"))
+    assert not node.stop_warm.is_set()
+    take_desired(node, desired(2, *then))
+    assert node.stop_warm.is_set() is stops
+
+
+def test_what_a_cancelled_warm_fetched_is_given_up_but_not_forgotten(node: Node) -> None:
+    take_desired(node, desired(1, version("a", job="j1")))
+    [one] = node.statuses.values()
+    one.state, one.files_resident = "fetching", 7
+    take_desired(node, desired(2, version("a", job="j1", paused=True)))
+    assert (one.state, one.files_resident, one.given_up) == ("waiting", 7, True)
+    take_desired(node, desired(3, version("a", job="j2")))
+    [again] = node.statuses.values()
+    assert (again.state, again.given_up) == ("waiting", False)
+
+
 def test_actions_name_their_version() -> None:
     assert Action("warm", key_of(version("a"))).key == Key("d", "a" * 64, None)
