@@ -155,14 +155,15 @@ def read_frames(store: Store, date: str, vehicle: str, drive: str, recipe: str) 
 
 def drives_in(store: Store) -> list[CutDrive]:
     """Everything that the catalogue has, from its keys alone."""
-    found = [_cut(info.key) for info in stores.list_objects(store, PREFIX)]
+    found = [cut_of(info.key) for info in stores.list_objects(store, PREFIX)]
     return sorted(
         (cut for cut in found if cut is not None),
         key=lambda cut: (cut.date, cut.vehicle, cut.drive, cut.recipe),
     )
 
 
-def _cut(key: str) -> CutDrive | None:
+def cut_of(key: str) -> CutDrive | None:
+    """What the key of a catalogue file says; None for a key that is none."""
     parts = key.removeprefix(PREFIX).split("/")
     if len(parts) != 3 or not parts[0].startswith("date=") or not parts[1].startswith("vehicle="):
         return None
@@ -203,7 +204,7 @@ def _select(sql: str) -> str:
 
 def _seen(select: str, infos: list[stores.Info]) -> list[stores.Info]:
     """Without the files of partitions that the query excludes."""
-    cuts = [_cut(info.key) or CutDrive("", "", "", "") for info in infos]
+    cuts = [cut_of(info.key) or CutDrive("", "", "", "") for info in infos]
     seen = pruning.visible(select, [(cut.date, cut.vehicle, cut.drive) for cut in cuts])
     return [info for info, is_seen in zip(infos, seen, strict=True) if is_seen]
 

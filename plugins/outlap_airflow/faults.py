@@ -10,12 +10,14 @@ from typing import Any, ParamSpec, TypeVar
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from lake.errors import Explained, StoreDown
+from outlap_airflow.alerts import CALLBACKS
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# For default_args: 10 s, 20 s, 40 s … at most five minutes apart
+# For default_args: 10 s, 20 s, 40 s … at most five minutes apart; the last failure is told, and when it is over
 RETRIES: dict[str, Any] = {
+    **CALLBACKS,
     "retries": 4,
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": 2,

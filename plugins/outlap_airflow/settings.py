@@ -6,6 +6,8 @@ timezone = "Europe/Berlin"            # default: midnight, UTC
 destinations = ["idc-b"]              # default: every IDC but ours
 nodes = "all"                         # which nodes a version is warmed on
 launcher = "process"                  # or "kubernetes": where training commands run
+[airflow.alerts.webhook]              # see docs/airflow.md
+url = { file = "/run/secrets/webhook" }
 [[airflow.datasets]]                  # what the nightly DAG publishes again
 name = "front"
 query = "select * from frames where output = '720p' and channel = 'CAM_FRONT'"
@@ -23,7 +25,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from lake.config import Config
+from lake.config import Config, SecretRef
 
 DEFAULT_QUERY = "select * from frames where output = '720p'"
 
@@ -34,6 +36,47 @@ class DatasetQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     query: str = DEFAULT_QUERY
+
+
+class EmailSettings(BaseModel):
+    """A mail server and who gets the mail. password: where it is kept, never what it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    host: str
+    port: int = Field(default=25, ge=1, le=65535)
+    sender: str
+    to: tuple[str, ...] = Field(min_length=1)
+    starttls: bool = False
+    user: str | None = None
+    password: SecretRef | None = None
+
+
+class WebhookSettings(BaseModel):
+    """url: as text, or where it is kept (many of them are secrets); token: sent as `Authorization: Bearer`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    url: SecretRef | str
+    token: SecretRef | None = None
+    timeout_s: float = Field(default=10.0, gt=0, le=60)
+
+
+class AlertSettings(BaseModel):
+    """[airflow.alerts]: whom to tell, and from where on the DAG `watch` tells.
+
+    quarantine_percent: of the drives of a day, of five at least; sync_lag_minutes: that a published version may lack in an IDC.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    email: EmailSettings | None = None
+    webhook: WebhookSettings | None = None
+    quarantine_percent: float = Field(default=20.0, gt=0, le=100)
+    sync_lag_minutes: float = Field(default=120.0, gt=0)
+    watch: str = "*/10 * * * *"
+
+    @field_validator("watch")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        return checked_cron(value)
 
 
 class AirflowSettings(BaseModel):
@@ -53,6 +96,7 @@ class AirflowSettings(BaseModel):
     image: str = "outlap-airflow:latest"
     namespace: str = "outlap"
     kubernetes_conn_id: str | None = None
+    alerts: AlertSettings = AlertSettings()
 
     @field_validator("timezone")
     @classmethod
@@ -68,7 +112,7 @@ class AirflowSettings(BaseModel):
     def _is_cron(cls, value: str) -> str:
         return checked_cron(value)
 
-    @field_validator("destinations", "datasets", "sources", mode="before")
+    @field_validator("destinations", "datasets", "sources", "alerts", mode="before")
     @classmethod
     def _from_variable(cls, value: Any) -> Any:
         """A variable holds text: JSON."""
