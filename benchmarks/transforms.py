@@ -1,4 +1,4 @@
-"""`outlap bench transforms`: frames from recordings, against one ffmpeg process, Pillow with draft, and libvips.
+"""`outlap bench transforms`: frames from recordings, against one ffmpeg process, Pillow with draft, libvips, and the mcap reader.
 
 Everything is made anew in a scratch folder. The systems take turns, round after round, and the fastest round of each counts: what
 else the machine does then hits all of them alike.
@@ -25,7 +25,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from benchmarks import footage
+from benchmarks import footage, logs
 from benchmarks.report import Plot, Report, Row, machine, row
 from lake.errors import NotFound
 from transforms.cut import choose, cut_channel, open_workshop
@@ -200,11 +200,40 @@ def _decoded(data: bytes) -> bytes:
     return b""
 
 
-def bench_pictures(quick: bool, rows: list[Row], notes: list[str]) -> Plot:
-    pictures = footage.make_pictures(4 if quick else 8)
-    batch = pictures * (4 if quick else 3)
+def _by_djpeg(program: str, files: Sequence[Path]) -> tuple[int, int]:
+    """What libjpeg-turbo's own command needs for a scaled decode, a process for each core at a time: nobody who decodes is faster."""
+    with ThreadPoolExecutor(CORES) as pool:
+        command = [program, "-scale", "1/2", "-outfile", os.devnull]
+        list(pool.map(lambda file: subprocess.run([*command, str(file)], check=True), files))
+    return len(files), 0
+
+
+def bench_logs(
+    folder: Path, pictures: Sequence[bytes], quick: bool, rows: list[Row], notes: list[str]
+) -> None:
+    path, seconds = folder / "drive.mcap", 3 if quick else 12
+    logs.write_mcap(path, pictures, seconds)
+    spent = _rounds(logs.systems(path, folder), 2 if quick else 5)
+    rows += logs.rows({name: one.wall for name, one in spent.items()}, path.stat().st_size)
+    notes.append(
+        f"MCAP: {path.stat().st_size / 1e6:.0f} MB, {seconds} s of one camera (4K JPEG, 10 Hz), an IMU (200 Hz) and positions (10 Hz), "
+        "chunks of 4 MiB in lz4 with CRCs; ingest reads it from the landing, checks its SHA-256 and keeps a copy in raw"
+    )
+    path.unlink()
+
+
+def bench_pictures(
+    folder: Path, pictures: Sequence[bytes], quick: bool, rows: list[Row], notes: list[str]
+) -> Plot:
+    batch = list(pictures) * (4 if quick else 3)
     others: dict[str, Callable[[bytes], bytes]] = {"Pillow with draft": by_pillow, **by_vips()}
-    floor = "the scaled decode alone"
+    floor, program = "the scaled decode alone (djpeg -scale 1/2, in this process)", shutil.which("djpeg")
+    files = [folder / f"{number}.jpg" for number in range(len(batch))]
+    for file, data in zip(files, batch, strict=True):
+        file.write_bytes(data)
+    djpeg: dict[str, Callable[[], tuple[int, int]]] = (
+        {"djpeg -scale 1/2": lambda: _by_djpeg(program, files)} if program else {}
+    )
     with ThreadPoolExecutor(CORES) as pool:
         systems: dict[str, Callable[[], tuple[int, int]]] = {
             OURS: lambda: _ours(batch),
@@ -212,6 +241,7 @@ def bench_pictures(quick: bool, rows: list[Row], notes: list[str]) -> Plot:
                 name: lambda work=work: _many(pool, work, batch)  # type: ignore[misc]
                 for name, work in {**others, floor: _decoded}.items()
             },
+            **djpeg,
         }
         spent = _rounds(systems, 8 if quick else 20)
     what = "4K JPEG → 720P"
@@ -219,7 +249,10 @@ def bench_pictures(quick: bool, rows: list[Row], notes: list[str]) -> Plot:
     for name, them in ((name, spent[name]) for name in others):
         rows.append(row(f"{what}", us.done / us.wall, "images/s", (name, them.done / them.wall), GOAL))
         rows.append(row(f"{what}: CPU", us.cpu / us.done, "s/image", (name, them.cpu / them.done)))
-    rows.append(row(f"{what}", us.done / us.wall, "images/s", (floor, spent[floor].done / spent[floor].wall)))
+    for name in (floor, *djpeg):
+        them = spent[name]
+        rows.append(row(f"{what}", us.done / us.wall, "images/s", (name, them.done / them.wall)))
+        rows.append(row(f"{what}: CPU", us.cpu / us.done, "s/image", (name, them.cpu / them.done)))
     rows += _quality(pictures[0], others, notes)
     notes.append(f"{what}: sources of {len(pictures[0]):,} B; ours {us.bytes // us.done:,} B each")
     series = {name: [one.done / one.wall] for name, one in spent.items()}
@@ -259,7 +292,10 @@ def run(quick: bool) -> Report:
         "fastest of interleaved rounds; JPEG quality 90 (ffmpeg: -q:v 2), all cores, BT.601 full range from us alone"
     ]
     with tempfile.TemporaryDirectory(prefix="bench-transforms-") as folder:
-        plots = (bench_pictures(quick, rows, notes), bench_video(Path(folder), quick, rows, notes))
+        pictures = footage.make_pictures(4 if quick else 8)
+        shown = bench_pictures(Path(folder), pictures, quick, rows, notes)
+        bench_logs(Path(folder), pictures, quick, rows, notes)
+        plots = (shown, bench_video(Path(folder), quick, rows, notes))
     versions = {"PyAV": av.__version__, "Pillow": version("pillow"), "ffmpeg": _ffmpeg_version()}
     return Report("Frames from recordings", machine(versions), tuple(rows), tuple(notes), plots)
 

@@ -8,6 +8,7 @@ import json
 import warnings
 from pathlib import Path
 
+import datasets
 import mlcroissant
 import pandas
 import polars
@@ -155,6 +156,16 @@ def test_parquet_with_pictures_has_the_form_of_hugging_face(lake, tmp_path, monk
         "dtype": "int64",
     }
     assert set(features) == set(table.schema.names)
+    # the library itself, which decodes `image` by the features in the metadata
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    names = [str(tmp_path / "o" / name) for name in done.outputs]
+    loaded = datasets.load_dataset(
+        "parquet", data_files=names, split="train", cache_dir=str(tmp_path / "hf"), num_proc=None
+    )
+    assert isinstance(loaded.features["image"], datasets.Image) and loaded["path"][:] == sorted(files)
+    assert loaded[0]["image"].size == (32, 16)
+    undecoded = loaded.cast_column("image", datasets.Image(decode=False))
+    assert {row["image"]["path"]: row["image"]["bytes"] for row in undecoded} == files
     frame = polars.read_parquet(tmp_path / "o" / "*.parquet")
     assert Image.open(io.BytesIO(frame["image"][0]["bytes"])).size == (32, 16)
 

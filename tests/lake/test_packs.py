@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import tarfile
 
@@ -38,10 +39,14 @@ def test_any_members_come_back_from_an_ordinary_tar(tmp_path_factory, members):
     assert packs.members_of(folder / "one.tar").equals(pack.members)
 
 
-def test_gnu_tar_reads_a_pack(tmp_path):
+@pytest.mark.parametrize("program", ["tar", "bsdtar"])
+def test_other_programs_read_a_pack(tmp_path, program):
     items = [("a/1.jpg", b"x" * 5000), ("b/" + "long" * 40, b""), ("c/ü.jpg", b"y" * 4096)]
     packs.write_pack(tmp_path / "p.tar", items)
-    done = subprocess.run(["tar", "xf", "p.tar"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    locale = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        [program, "xf", "p.tar"], cwd=tmp_path, capture_output=True, text=True, check=True, env=locale
+    )
     assert done.stderr == ""
     for name, data in items:
         assert (tmp_path / name).read_bytes() == data

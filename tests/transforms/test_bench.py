@@ -12,7 +12,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageFilter
 
-from benchmarks import footage
+from benchmarks import footage, logs
 from benchmarks.transforms import CUTS, _rounds, by_lanczos, by_pillow, cut_by_ffmpeg, cut_by_us
 
 
@@ -63,3 +63,18 @@ def test_rivals_make_720p_and_take_turns() -> None:
     spent = _rounds({"a": working("a"), "b": working("b")}, 3)
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert (spent["a"].done, spent["a"].bytes) == (2, 10)
+
+
+def test_logs_are_read_whole_by_all(tmp_path: Path) -> None:
+    pixels = np.ascontiguousarray(np.stack([footage.texture(360, 640, 5)] * 3, axis=-1))
+    path = tmp_path / "drive.mcap"
+    logs.write_mcap(path, [simplejpeg.encode_jpeg(pixels)], 2)
+    found = {name: work() for name, work in logs.systems(path, tmp_path).items()}
+    size = path.stat().st_size
+    pictures, messages = 2 * logs.CAMERA_HZ, 2 * (logs.CAMERA_HZ + logs.IMU_HZ + logs.FIX_HZ)
+    assert found[logs.OPENED] == (pictures, size) and found[logs.INGESTED] == (
+        5,
+        size,
+    )  # the last tick takes the frame before it
+    assert found[logs.PLAIN] == found[logs.CHECKED] == (messages, size)
+    assert [row.against for row in logs.rows(dict.fromkeys(found, 1.0), size)].count(logs.PLAIN) == 2

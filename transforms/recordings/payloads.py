@@ -112,7 +112,12 @@ class _Cursor:
         size = self.number("I") if count is None else count
         if size * 8 > len(self.data):
             raise Malformed(f"a list of {size} numbers is longer than its message")
-        return [self.number("d") for _ in range(size)]
+        self.at += -(self.at - self.start) % min(8, self.align) if size else 0
+        if self.at + 8 * size > len(self.data):
+            raise Malformed(f"it ends at byte {len(self.data)}, inside {size} numbers at byte {self.at}")
+        found = struct.unpack_from(f"{self.order}{size}d", self.data, self.at)
+        self.at += 8 * size
+        return list(found)
 
 
 def _cursor(topic: Topic, data: memoryview) -> _Cursor:
