@@ -175,7 +175,9 @@ def end_processes(namespace: str) -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > end:
-            raise Explained(f"the processes {left}", "they do not end when they are killed", f"see {namespace}")
+            raise Explained(
+                f"the processes {left}", "they do not end when they are killed", f"see {namespace}"
+            )
         time.sleep(0.02)
 
 
