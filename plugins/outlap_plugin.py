@@ -14,7 +14,7 @@ def _apps() -> list[dict[str, Any]]:
     """The publish API, in the API server only: the other processes have no use for FastAPI."""
     if "api-server" not in sys.argv[:2]:
         return []
-    from outlap_airflow.api import create_app
+    from outlap_airflow.api.app import create_app
 
     return [{"app": create_app(), "url_prefix": "/outlap", "name": "outlap"}]
 

@@ -25,7 +25,7 @@ class Query(_Source):
     """Frames of the catalogue that a SELECT over the view `frames` gives."""
 
     kind: Literal["query"] = "query"
-    sql: str = Field(DEFAULT_QUERY, min_length=1, max_length=100_000)
+    sql: str = Field(default=DEFAULT_QUERY, min_length=1, max_length=100_000)
 
 
 class _Objects(_Source):
@@ -51,7 +51,7 @@ class Prefix(_Objects):
 class _Listed(_Objects):
     """map: PREFIX=STORE:PREFIX, where names that begin with PREFIX lie; skip_missing: publish what is there."""
 
-    map: tuple[Annotated[str, Field(max_length=4000)], ...] = Field((), max_length=100)
+    map: tuple[Annotated[str, Field(max_length=4000)], ...] = Field(default=(), max_length=100)
     skip_missing: bool = False
 
 
@@ -84,7 +84,7 @@ class Derive(_Source):
     kind: Literal["derive"]
     of: Version
     resize: str = Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")
-    quality: int = Field(90, ge=1, le=100)
+    quality: int = Field(default=90, ge=1, le=100)
     aspect: Literal["fit", "fill", "exact"] = "fit"
     skip_bad: bool = False
 
@@ -94,10 +94,10 @@ class Split(_Source):
 
     kind: Literal["split"]
     of: Version
-    share: str = Field("train", min_length=1, max_length=100)
-    shares: str = Field("train=80,val=20", min_length=3, max_length=2000)
-    by: str = Field("drive", min_length=1, max_length=100)
-    salt: str = Field("", max_length=100)
+    share: str = Field(default="train", min_length=1, max_length=100)
+    shares: str = Field(default="train=80,val=20", min_length=3, max_length=2000)
+    by: str = Field(default="drive", min_length=1, max_length=100)
+    salt: str = Field(default="", max_length=100)
 
 
 Source = Annotated[Query | Prefix | Files | Pickle | Derive | Split, Field(discriminator="kind")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,15 +11,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pytest
 import uvicorn
 
-from cacheengine.client import Control, control_for
+from cacheengine.client import Control
 from cacheengine.control.app import create_app
 from cacheengine.control.settings import ControlSettings
 from cacheengine.errors import CacheError
@@ -41,7 +44,8 @@ os.environ.update(
     AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"),
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_HOME.name}/airflow.db",
     AIRFLOW__API_AUTH__JWT_SECRET="a secret of the tests, long enough for any digest that signs it",
-    AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS="ann:viewer,ben:user",
+    AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS="ann:viewer,ben:user,cleo:op,dora:admin",
+    AIRFLOW__CORE__TEST_CONNECTION="Enabled",
 )
 
 SETTINGS = """
@@ -142,17 +146,18 @@ def port() -> int:
         return int(found.getsockname()[1])
 
 
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+    """Poll until it holds."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="session")
 def wait_for() -> Callable[..., None]:
     """wait_for(condition, what): poll until it holds."""
-
-    def wait(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
-        end = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < end, f"waited {timeout_s} s for {what}"
-            time.sleep(0.05)
-
-    return wait
+    return wait_until
 
 
 class Node(threading.Thread):
@@ -215,34 +220,156 @@ class Node(threading.Thread):
 FILES_BYTES = 16_800
 
 
-@pytest.fixture
-def node(idcs: Any, frames: Callable[..., None], wait_for: Callable[..., None], port: int) -> Iterator[Node]:
-    """A control service of idc-b with one node, and the dataset `front` published there."""
-    frames(idcs.b, "d1")
-    publish_query(idcs.b, "front", "select * from frames", idcs.home / "scratch", {})
-    secret = idcs.home / "token"
+@contextmanager
+def played_node(home: Path, lake: Store, port: int) -> Iterator[Node]:
+    """A control service of idc-b at a port, with the token of the tests, and one node that heartbeats."""
+    secret = home / "token"
     secret.write_text(TOKEN)
-    settings = idcs.home / "outlap.toml"
-    url = f"http://127.0.0.1:{port}"
-    settings.write_text(
-        settings.read_text().replace(
-            'control = "http://127.0.0.1:9"', f'control = "{url}"\ntoken = {{ file = "{secret}" }}'
-        )
-    )
-    (idcs.home / "control").mkdir()
-    options = ControlSettings(state_dir=idcs.home / "control", admin_token_file=secret, poll_s=0.1)
-    app = create_app(options, lambda: idcs.b, "idc-b")
+    (home / "control").mkdir(exist_ok=True)
+    options = ControlSettings(state_dir=home / "control", admin_token_file=secret, poll_s=0.1)
+    app = create_app(options, lambda: lake, "idc-b")
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", proxy_headers=False))
     serving = threading.Thread(target=server.run, daemon=True)
     serving.start()
-    played = Node(url)
+    played = Node(f"http://127.0.0.1:{port}")
     try:
-        with control_for(load_config(), "idc-b") as control:
-            wait_for(control.healthy, "the control service")
+        with Control(played.url, TOKEN) as control:
+            wait_until(control.healthy, "the control service")
             played.start()
-            wait_for(lambda: [item.node for item in control.nodes() if item.alive], "the node")
+            wait_until(lambda: [item.node for item in control.nodes() if item.alive], "the node")
         yield played
     finally:
         played.ended.set()
         server.should_exit = True
         serving.join(20)
+
+
+@pytest.fixture
+def node(idcs: Any, frames: Callable[..., None], port: int) -> Iterator[Node]:
+    """A control service of idc-b with one node, and the dataset `front` published there."""
+    frames(idcs.b, "d1")
+    publish_query(idcs.b, "front", "select * from frames", idcs.home / "scratch", {})
+    settings = idcs.home / "outlap.toml"
+    reach = f'control = "http://127.0.0.1:{port}"\ntoken = {{ file = "{idcs.home / "token"}" }}'
+    settings.write_text(settings.read_text().replace('control = "http://127.0.0.1:9"', reach))
+    with played_node(idcs.home, idcs.b, port) as played:
+        yield played
+
+
+# --- a running API server
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the API server serves: home is its $OUTLAP_HOME; port: where idc-b's control service is to be, if a test starts it."""
+
+    home: Path
+    a: Store
+    b: Store
+    port: int
+    versions: tuple[str, str]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Two IDCs in folders; `front` has the versions v1 (a drive) and v2 (two drives) in idc-a."""
+    base, home = tmp_path_factory.mktemp("stores"), tmp_path_factory.mktemp("outlap")
+    port = free_port()
+    reach = f'control = "http://127.0.0.1:{port}"\ntoken = {{ file = "{home / "token"}" }}'
+    settings = SETTINGS.format(base=base).replace('control = "http://127.0.0.1:9"', reach)
+    (home / "outlap.toml").write_text(settings)
+    (home / "token").write_text(TOKEN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OUTLAP_HOME", str(home))
+        config = load_config()
+    lake = lake_store(config)
+    made = []
+    for drive in ("d1", "d2"):
+        add_frames(lake, base, drive)
+        made.append(publish_query(lake, "front", "select * from frames", home / "scratch", {"by": "a test"}))
+    return Site(home, lake, lake_store(config, "idc-b"), port, (made[0].version, made[1].version))
+
+
+SEED = """
+from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+from airflow.dag_processing.bundles.manager import DagBundlesManager
+DagBundlesManager().sync_bundles_to_db()
+bag = DagBag()
+assert not bag.import_errors, bag.import_errors
+sync_bag_to_db(bag, "dags-folder", None)
+from airflow.utils.session import create_session
+from airflow.models.dag import DagModel
+with create_session() as session:
+    for dag in session.query(DagModel):
+        dag.is_paused = False
+"""
+
+
+@pytest.fixture(scope="session")
+def server(airflow_database: None, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running `airflow api-server`, with the DAGs in its database."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OUTLAP_")}
+    environment = {**kept, "OUTLAP_HOME": str(site.home), "AIRFLOW__API__BASE_URL": url}
+    seeded = subprocess.run(
+        [sys.executable, "-c", SEED], env=environment, capture_output=True, text=True, check=False
+    )
+    assert seeded.returncode == 0, seeded.stderr[-3000:]
+    log = tmp_path_factory.mktemp("api") / "log"
+    command = str(Path(sys.executable).parent / "airflow")
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [command, "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            env=environment,
+            stdout=out,
+            stderr=out,
+        )
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            return httpx.get(f"{url}/api/v2/version", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(answers, "the API server", 120)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def tokens(server: str) -> dict[str, str]:
+    """A token of each user: ann (viewer), ben (user), cleo (op), dora (admin)."""
+    passwords = json.loads(
+        (Path(os.environ["AIRFLOW_HOME"]) / "simple_auth_manager_passwords.json.generated").read_text()
+    )
+    return {
+        user: httpx.post(
+            f"{server}/auth/token", json={"username": user, "password": password}, trust_env=False
+        ).json()["access_token"]
+        for user, password in passwords.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def call(server: str, tokens: dict[str, str]) -> Iterator[Callable[..., httpx.Response]]:
+    """call(method, path, user=None, headers=None, **json body)."""
+    with httpx.Client(base_url=server, trust_env=False, timeout=60) as client:
+
+        def ask(
+            method: str, path: str, user: str | None = None, headers: Any = None, **body: Any
+        ) -> httpx.Response:
+            sent = {**({"Authorization": f"Bearer {tokens[user]}"} if user else {}), **(headers or {})}
+            return client.request(method, path, json=body or None, headers=sent)
+
+        yield ask

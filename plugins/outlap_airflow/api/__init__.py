@@ -1,0 +1,1 @@
+"""The publish API at /outlap of Airflow's API server. Only that process imports what is below."""
