@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from lake.errors import Explained
+from lake.errors import Conflict, Explained
 from outlap_airflow.hooks import Reach, areach, open_control
 
 ENDED = ("done", "failed", "cancelled")
@@ -145,9 +146,9 @@ def enough(seen: dict[str, Any], on: int | None) -> bool:
 
 
 def cancel(found: Reach, job: str) -> None:
-    """End a job that still runs; one that is over is left as it is. Raises ControlDown, Unauthorised."""
-    with open_control(found) as control:
-        getattr(control, "cancel")(job)  # noqa: B009
+    """End a warm that still runs; one that is over is left as it is, and a free goes on. Raises ControlDown, Unauthorised."""
+    with open_control(found) as control, suppress(Conflict):
+        control.cancel(job)
 
 
 def _job(found: Reach, job: str, wait_s: float) -> Any:

@@ -104,22 +104,36 @@ class Warm(_CacheJob):
     """Make `dataset@ref` (or `files` of it) resident and verified on the nodes that `nodes` selects, in one IDC.
 
     idc: by the settings, default ours; outlap_conn_id: an Airflow connection instead. pin: keep it from eviction. priority and
-    bandwidth_bps (per node): against other warms. A try that finds the job of an earlier one running waits for that. wait_limit: when
-    to give up waiting. deferrable: False holds the worker, for an Airflow without a triggerer.
+    bandwidth_bps (per node): against other warms. placement, copies: `spread` holds each pack on so many of the nodes. A try that
+    finds the job of an earlier one running waits for that. wait_limit: when to give up waiting. deferrable: False holds the
+    worker, for an Airflow without a triggerer.
     """
 
     ui_color = "#e6f4ea"
     kind = "warm"
 
     def __init__(
-        self, *, pin: bool = False, priority: int = 0, bandwidth_bps: int | None = None, **kwargs: Any
+        self,
+        *,
+        pin: bool = False,
+        priority: int = 0,
+        bandwidth_bps: int | None = None,
+        placement: Literal["all", "spread"] = "all",
+        copies: int = 1,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.pin, self.priority, self.bandwidth_bps = pin, priority, bandwidth_bps
+        self.placement, self.copies = placement, copies
 
     def fields(self) -> dict[str, Any]:
         asked = {"pin": self.pin, "priority": self.priority, "bandwidth_bps": self.bandwidth_bps}
-        return {**super().fields(), **{name: value for name, value in asked.items() if value}}
+        found = {**super().fields(), **{name: value for name, value in asked.items() if value}}
+        return (
+            found
+            if self.placement == "all"
+            else {**found, "placement": self.placement, "copies": self.copies}
+        )
 
 
 class Free(_CacheJob):
