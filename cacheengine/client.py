@@ -22,6 +22,7 @@ from cacheengine.wire import (
     DesiredVersion,
     Estimate,
     FreeRequest,
+    GroupAnswer,
     Heartbeat,
     HeartbeatReply,
     Job,
@@ -261,6 +262,21 @@ class Control:
         timeout_s = wait_s + TIMEOUT_S
         body = self._http.ask("GET", path, timeout_s=timeout_s, generation=generation, wait_s=wait_s)
         return [self._http.read(TypeAdapter(Desired), body)] if body else []
+
+    def group(self, revision: int = -1, wait_s: float = 0.0) -> GroupAnswer:
+        """The cache group; waits up to `wait_s` for another revision than the one given."""
+        body = self._http.ask(
+            "GET", "/v1/group", timeout_s=wait_s + TIMEOUT_S, revision=revision, wait_s=wait_s
+        )
+        return self._http.read(TypeAdapter(GroupAnswer), body)  # type: ignore[no-any-return]
+
+    def drain(self, node: str) -> None:
+        """Let a node hand over its shares; it serves until others hold them. Raises NotFound."""
+        self._http.ask("POST", f"/v1/nodes/{_part(node)}/drain")
+
+    def undrain(self, node: str) -> None:
+        """Let a node have shares again. Raises NotFound."""
+        self._http.ask("DELETE", f"/v1/nodes/{_part(node)}/drain")
 
     def file_list(self, wanted: DesiredVersion) -> list[str] | None:
         """The paths that a desired version is narrowed to; None for the whole version."""

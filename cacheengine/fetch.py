@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from blake3 import blake3
 
-from cacheengine import assembled, crashpoints, disks, metrics, packcache
+from cacheengine import assembled, checked, crashpoints, disks, metrics, packcache
 from cacheengine.errors import Busy, FetchFailed
 from cacheengine.have import Ints, make
 from cacheengine.packcache import CacheDir
@@ -97,10 +96,57 @@ def _get(store: Store, key: str, offset: int, length: int) -> bytes:
     raise AssertionError
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where bytes come from besides the store. near: takes rows of a want from peers, checked and written, and gives those that are
+    left. open_named: stores of objects that were published in place. others: stores of other IDCs, asked last."""
+
+    near: Callable[[PackWant, list[int], int], list[int]] = lambda want, rows, fd: rows
+    open_named: OpenNamed = no_other_store
+    others: Callable[[], Sequence[Store]] = lambda: ()
+
+
+STORE_ALONE = Sources()
+
+
 def fetch_piece(
-    store: Store, want: PackWant, piece: Piece, fd: int, open_named: OpenNamed = no_other_store
+    store: Store, want: PackWant, piece: Piece, fd: int, sources: Sources = STORE_ALONE
 ) -> list[Bad]:
     """Fetch one request's members, check and write them; those whose bytes are wrong twice. Raises NotFound, StoreDown, OSError."""
+    # who has only an etag to go by cannot check what a peer sends
+    rows = list(range(piece.first, piece.last))
+    rows = sources.near(want, rows, fd) if want.hashed else rows
+    if not rows:
+        return []
+    left = want.take(np.array(rows, np.int64))
+    bad: list[Bad] = []
+    for part in plan(left.offset, left.length):
+        bad += _from_stores(store, left, part, fd, sources)
+    return bad
+
+
+def _from_stores(store: Store, want: PackWant, piece: Piece, fd: int, sources: Sources) -> list[Bad]:
+    failure: Explained | None = None
+    bad: list[Bad] = []
+    try:
+        bad = _from_store(store, want, piece, fd, sources.open_named)
+        if not bad:
+            return []
+    except (NotFound, StoreDown) as error:
+        failure = error
+    for other in () if want.assembled else sources.others():
+        try:
+            if not _from_store(other, want, piece, fd, sources.open_named):
+                metrics.other_store_bytes.inc(piece.length)
+                return []
+        except (NotFound, StoreDown):
+            continue
+    if failure is not None:
+        raise failure
+    return bad
+
+
+def _from_store(store: Store, want: PackWant, piece: Piece, fd: int, open_named: OpenNamed) -> list[Bad]:
     if want.assembled:
         failed = assembled.fetch_members(store, want, range(piece.first, piece.last), fd, open_named)
         return [Bad(want.pack, int(want.offset[row]), cause) for row, cause in failed]
@@ -109,7 +155,7 @@ def fetch_piece(
     rows = list(range(piece.first, piece.last))
     for _ in range(2):
         data = memoryview(_get(store, pack_key(want.pack), piece.offset, piece.length))
-        rows = _write_good(want, piece, rows, data, fd)
+        rows = checked.write_good(want, rows, data, piece.offset, fd)
         if not rows:
             return []
         metrics.store_retries.inc()  # it may have been the way, not the store: once more
@@ -122,36 +168,14 @@ def _bad(store: Store, want: PackWant, row: int) -> Bad:
     return Bad(want.pack, int(want.offset[row]), cause)
 
 
-def _write_good(want: PackWant, piece: Piece, rows: list[int], data: memoryview, fd: int) -> list[int]:
-    """Write members with the right hash, neighbours together; the rows of the others."""
-    bad, good = [], []
-    for row in rows:
-        start = int(want.offset[row]) - piece.offset
-        end = start + int(want.length[row])
-        if blake3(data[start:end]).digest() == want.content_id[row].tobytes():
-            good.append((start, end))
-        else:
-            bad.append(row)
-    for start, end in good:
-        _write(fd, data[start:end], piece.offset + start)
-    return bad
-
-
-def _write(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data, offset = data[written:], offset + written
-
-
 def _fetch_long(store: Store, want: PackWant, row: int, fd: int) -> list[Bad]:
     offset, length = int(want.offset[row]), int(want.length[row])
     for _ in range(2):
-        digest = blake3()
+        member = checked.Long(want, row, fd)
         for at in range(0, length, REQUEST):
             data = _get(store, pack_key(want.pack), offset + at, min(REQUEST, length - at))
-            digest.update(data)
-            _write(fd, memoryview(data), offset + at)
-        if digest.digest() == want.content_id[row].tobytes():
+            member.write(memoryview(data))
+        if member.is_right():
             return []
         metrics.store_retries.inc()
     metrics.members_bad.inc()
@@ -225,15 +249,14 @@ def fetch(
     marked: Marked = lambda want, rows: None,
     stop: threading.Event | None = None,
     give_way: Callable[[], None] = lambda: None,
-    open_named: OpenNamed = no_other_store,
+    sources: Sources = STORE_ALONE,
     throttle: Callable[[int], None] = lambda count: None,
 ) -> list[Bad]:
     """Make the members of all jobs resident; those that could not be. Space must be reserved before.
 
     marked(want, rows): called from worker threads after rows of a job's want were marked. stop: ends it early; what was marked stays.
-    give_way: called before each request; waits while readers should go first. open_named: stores of objects
-    that were published in place. throttle: called with the bytes of each request before it. Raises FetchFailed when the store is
-    away (what was marked stays), or the disk fails.
+    give_way: called before each request; waits while readers should go first. throttle: called before it with its bytes.
+    Raises FetchFailed when the store is away (what was marked stays), or the disk fails.
     """
     abort = _Abort(stop or threading.Event())
     bad: list[Bad] = []
@@ -245,7 +268,7 @@ def fetch(
             give_way()
             throttle(piece.length)
             if not abort.now:
-                wrong = fetch_piece(store, want, piece, session.fd, open_named)
+                wrong = fetch_piece(store, want, piece, session.fd, sources)
                 crashpoints.reach("warm.written")
                 bad.extend(wrong)
                 rows = np.arange(piece.first, piece.last)

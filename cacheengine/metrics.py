@@ -11,6 +11,31 @@ store_requests = Counter("outlap_node_store_requests_total", "Requests made to s
 store_retries = Counter(
     "outlap_node_store_retries_total", "Requests made again after an error or wrong bytes.", registry=REGISTRY
 )
+other_store_bytes = Counter(
+    "outlap_node_other_store_bytes_total",
+    "Bytes taken from stores of other IDCs; they are among those of all stores.",
+    registry=REGISTRY,
+)
+peer_bytes = Counter("outlap_node_peer_bytes_total", "Bytes taken from peers.", registry=REGISTRY)
+peer_asked = Counter(
+    "outlap_node_peer_asked_total",
+    "Requests made to peers, by what they said.",
+    ("answer",),
+    registry=REGISTRY,
+)
+peer_state = Gauge(
+    "outlap_node_peer_state",
+    "Circuit breaker of a peer: 0 closed, 1 half-open, 2 open.",
+    ("peer",),
+    registry=REGISTRY,
+)
+peer_answers = Counter(
+    "outlap_node_peer_answers_total",
+    "Requests of peers, by what was answered.",
+    ("answer",),
+    registry=REGISTRY,
+)
+served_bytes = Counter("outlap_node_served_bytes_total", "Bytes sent to peers.", registry=REGISTRY)
 miss_bytes = Counter(
     "outlap_node_miss_bytes_total",
     "Bytes that a reader asked for and that were not resident.",

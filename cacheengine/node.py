@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class NodeConfig(BaseModel):
     read_wait_s: the longest that a reader waits for bytes that are not resident.
     scrub_every_s: how often all resident bytes are read and hashed again (0: never), scrub_rate: at most so many bytes a second.
     ttl_s: bytes that no desired version wants go when they are so old (default: when room is needed).
+    peer_listen: where packs are served to peers (default: the address of listen, any port; a client serves none), peer_advertise:
+    HOST:PORT that peers reach it by. peer_secret: what peers show each other (default: what control hands out). peer_streams: answers
+    to peers at once. tls_cert, tls_key, tls_ca: with them peers speak TLS, and each shows a certificate of that authority.
+    fill_rate: bytes a second that a node fetches of what only follows a change of the group.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,8 +67,16 @@ class NodeConfig(BaseModel):
     scrub_every_s: float = Field(default=7 * 86400.0, ge=0)
     scrub_rate: ByteSize = Field(default=ByteSize(64 << 20))
     ttl_s: float | None = Field(default=None, gt=0)
+    peer_listen: str | None = None
+    peer_advertise: str | None = None
+    peer_secret: SecretRef | None = None
+    peer_streams: int = Field(default=32, ge=1, le=1024)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    fill_rate: ByteSize = Field(default=ByteSize(64 << 20), gt=0)
 
-    @field_validator("cache_dirs", "labels", "token", "client_token", mode="before")
+    @field_validator("cache_dirs", "labels", "token", "client_token", "peer_secret", mode="before")
     @classmethod
     def _json(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -78,6 +90,13 @@ class NodeConfig(BaseModel):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.absolute()
+
+    @model_validator(mode="after")
+    def _tls_whole(self) -> NodeConfig:
+        files = (self.tls_cert, self.tls_key, self.tls_ca)
+        if any(files) and not all(files):
+            raise ValueError("tls_cert, tls_key and tls_ca go together")
+        return self
 
     @property
     def views(self) -> Path:
@@ -140,6 +159,17 @@ def node_store(config: Config, node: NodeConfig) -> Store:
 def store_opener(config: Config, node: NodeConfig) -> Callable[[str], Store]:
     """Opens a store by name, as seen from the node, once: objects published in place name theirs. Raises NotFound."""
     return cache(lambda name: open_store(config.store_named(name), node.idc))
+
+
+def other_stores(config: Config, node: NodeConfig) -> Callable[[], Sequence[Store]]:
+    """Lakes of the other IDCs as seen from the node, opened when one is needed: packs have the same name everywhere."""
+
+    @cache
+    def opened() -> tuple[Store, ...]:
+        names = [idc.store for name, idc in sorted(config.idcs.items()) if name != node.idc]
+        return tuple(open_store(config.store_named(name), node.idc) for name in dict.fromkeys(names))
+
+    return opened
 
 
 def node_token(node: NodeConfig) -> str | None:

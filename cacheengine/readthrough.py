@@ -13,26 +13,27 @@ import os
 import threading
 import time
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import structlog
 
-from cacheengine import disks, fetch, giveway, intime, metrics, packcache, readahead, reserving, wanted
+from cacheengine import disks, fetch, giveway, intime, metrics, packcache, peers, readahead, reserving, wanted
 from cacheengine import have as haves
 from cacheengine.errors import Busy, FetchFailed, NoSpace
+from cacheengine.groupview import Watched
 from cacheengine.have import Mask
 from cacheengine.memberlists import all_members, touching
-from cacheengine.node import node_store, read_node_file, store_opener
+from cacheengine.node import node_store, other_stores, read_node_file, store_opener
 from cacheengine.packcache import Cache, CacheDir, open_cache
+from cacheengine.peers import Peers
+from cacheengine.peertls import client_tls
 from cacheengine.reserving import Need
 from cacheengine.wanted import PackWant
-from lake.assemblies import OpenNamed
 from lake.config import load_config
 from lake.errors import Corrupt, Explained
-from lake.reading import no_other_store
 from lake.stores import Store
 
 FLUSH_EVERY_S = 2.0
@@ -81,7 +82,8 @@ class ReadThrough:
         views: Path,
         counts: Path | None = None,
         wait_s: float = READ_WAIT_S,
-        open_named: OpenNamed = no_other_store,
+        sources: fetch.Sources = fetch.STORE_ALONE,
+        near: Peers | None = None,
     ) -> None:
         self._cache, self._store, self._views, self._counts = cache, store, views, counts
         self._members = views.parent / "members"
@@ -91,7 +93,7 @@ class ReadThrough:
         self._loading: dict[str, threading.Lock] = {}
         self._views_seen = -1
         self._known: dict[str, list[tuple[wanted.Want, int]]] = {}
-        self._open_named = open_named
+        self._sources, self._near = sources, near
         self._wait_s, self._slots = wait_s, threading.Semaphore(AT_ONCE)
         self._ahead_slots = threading.Semaphore(AHEAD_AT_ONCE)
         self.missed_bytes = 0
@@ -218,6 +220,7 @@ class ReadThrough:
                 "miss_bytes": self.missed_bytes,
                 "store_bytes": metrics.total(metrics.store_bytes),
                 "store_requests": metrics.total(metrics.store_requests),
+                "peer_bytes": metrics.total(metrics.peer_bytes),
             }
             haves.write_durably(self._counts, json.dumps(value).encode())
 
@@ -258,10 +261,15 @@ class ReadThrough:
         need = Need(want.pack, want.size, want.offset, want.length)
         self._reserve(need, room_wait_s)
         bad: list[fetch.Bad] = []
+        sources = self._sources
+        if self._near is not None:
+            with self._lock:
+                versions = [known.version for known, _ in self._known.get(want.pack, ())]
+            sources = replace(sources, near=peers.for_reader(self._near, versions))
         for piece in fetch.plan(want.offset, want.length):
             if self._counts is not None:
                 giveway.say(self._counts.with_suffix(giveway.SUFFIX))
-            bad += fetch.fetch_piece(self._store, want, piece, pack.fd, self._open_named)
+            bad += fetch.fetch_piece(self._store, want, piece, pack.fd, sources)
         failed = np.isin(want.offset, [one.offset for one in bad])
         size = int(want.length[~failed].sum())
         metrics.miss_bytes.inc(size)
@@ -395,5 +403,6 @@ def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
     cache, store = open_cache(node.cache_dirs), node_store(config, node)
     folder = node.state_dir / "counts"
     folder.mkdir(parents=True, exist_ok=True)
-    counts, opener = folder / f"{name}.json", store_opener(config, node)
-    return ReadThrough(cache, store, node.views, counts, node.read_wait_s, opener)
+    sources = fetch.Sources(open_named=store_opener(config, node), others=other_stores(config, node))
+    near = peers.open_peers(node.name, Watched(node.state_dir), client_tls(node))
+    return ReadThrough(cache, store, node.views, folder / f"{name}.json", node.read_wait_s, sources, near)

@@ -212,6 +212,13 @@ class Group(Wire):
     held: tuple[Held, ...] = ()
 
 
+class GroupAnswer(Wire):
+    """`secret`: what members show each other. Kept where only the node can read it, and in no log."""
+
+    group: Group
+    secret: str | None = Field(default=None, repr=False)
+
+
 class DirReport(Wire):
     path: str
     medium: Medium

@@ -11,13 +11,14 @@ import socket
 import sys
 import threading
 from functools import cache as once
+from functools import partial
 from pathlib import Path
 
 import structlog
 import uvicorn
 
 from cacheengine import disks
-from cacheengine.agent import heartbeat, mounts, reconcile, room, scrub, upkeep
+from cacheengine.agent import heartbeat, membership, mounts, reconcile, residency, room, scrub, upkeep
 from cacheengine.agent.api import make_app
 from cacheengine.agent.state import Node, load_state
 from cacheengine.client import Control
@@ -29,10 +30,13 @@ from cacheengine.node import (
     load_node,
     node_store,
     node_token,
+    other_stores,
     store_opener,
     write_node_file,
 )
 from cacheengine.packcache import open_cache
+from cacheengine.peerserver import PeerServer, Served
+from cacheengine.peertls import client_tls, server_tls
 from lake.config import Config, load_config
 from lake.errors import Explained, Refused
 
@@ -52,18 +56,18 @@ def log_as_json() -> None:
     )
 
 
-def _listen(node: NodeConfig, has_tokens: bool) -> socket.socket:
+def _listen(listen: str, has_tokens: bool) -> socket.socket:
     """A bound socket. Raises Refused for a bad address, one in use, or one that others reach while no token is set."""
-    host, _, port = node.listen.rpartition(":")
-    fix = "correct the node's `listen` (HOST:PORT)"
+    host, _, port = listen.rpartition(":")
+    fix = "correct the node's `listen` and `peer_listen` (HOST:PORT)"
     try:
         address = ipaddress.ip_address(host.strip("[]"))
         number = int(port)
     except ValueError as error:
-        raise Refused(f"the address {node.listen!r}", "it is no IP address and port", fix) from error
+        raise Refused(f"the address {listen!r}", "it is no IP address and port", fix) from error
     if not has_tokens and not address.is_loopback:
         raise Refused(
-            f"the address {node.listen}",
+            f"the address {listen}",
             "others could reach it, and the node has no token",
             "set `token` in [node]",
         )
@@ -74,7 +78,7 @@ def _listen(node: NodeConfig, has_tokens: bool) -> socket.socket:
         sock.bind((str(address), number))
     except OSError as error:
         sock.close()
-        raise Refused(f"the address {node.listen}", error.strerror or str(error), fix) from error
+        raise Refused(f"the address {listen}", error.strerror or str(error), fix) from error
     sock.set_inheritable(False)
     return sock
 
@@ -119,6 +123,7 @@ def start(config: Config, settings: NodeConfig) -> tuple[Node, Control | None]:
     store = once(lambda: node_store(config, settings))
     node = Node(settings, open_cache(settings.cache_dirs), store, boot_id)
     node.open_named = store_opener(config, settings)
+    node.others = other_stores(config, settings)
     if control is not None:
         node.file_list = control.file_list
     load_state(node)
@@ -130,6 +135,28 @@ def mounts_folder(settings: NodeConfig) -> Path:
     return settings.state_dir / "images"
 
 
+def serve_peers(node: Node, has_tokens: bool) -> PeerServer | None:
+    """Begin to serve packs to peers, and say where; a client serves none. Raises Refused."""
+    settings = node.config
+    node.peers.connections.tls = client_tls(settings)
+    if settings.role == "client":
+        return None
+    listen = settings.peer_listen or f"{settings.listen.rpartition(':')[0]}:0"
+    sock = _listen(listen, has_tokens or settings.peer_secret is not None)
+    host, port = sock.getsockname()[:2]
+    node.peer_address = settings.peer_advertise or f"{f'[{host}]' if ':' in host else host}:{port}"
+    only_here = ipaddress.ip_address(host).is_loopback
+    served = Served(
+        node.cache,
+        lambda: node.secret,
+        partial(residency.coming, node),
+        settings.peer_streams,
+        is_open=only_here,
+        tls=server_tls(settings),
+    )
+    return PeerServer(sock, served)
+
+
 def run() -> None:
     """Until SIGTERM or SIGINT. Views and fetchfs stay."""
     config = load_config()
@@ -138,9 +165,10 @@ def run() -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     locks = [_only_one(settings.state_dir, "the node's state"), *lock_cache(settings)]
     node, control = start(config, settings)
-    sock = _listen(settings, bool(tokens))
+    sock = _listen(settings.listen, bool(tokens))
     host, port = sock.getsockname()[:2]
     node.address = settings.advertise or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    server = serve_peers(node, bool(tokens))
     write_durably(
         settings.state_dir / "agent.json", json.dumps({"address": node.address, "pid": os.getpid()}).encode()
     )
@@ -155,18 +183,28 @@ def run() -> None:
         threads.append(
             threading.Thread(target=heartbeat.follow, args=(node, control), name="desired", daemon=True)
         )
+        threads.append(
+            threading.Thread(target=membership.follow, args=(node, control), name="group", daemon=True)
+        )
     for thread in threads:
         thread.start()
     log.info(
-        "agent_started", node=settings.name, idc=settings.idc, address=node.address, control=settings.control
+        "agent_started",
+        node=settings.name,
+        idc=settings.idc,
+        address=node.address,
+        peers=node.peer_address,
+        control=settings.control,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn ends on these and then raises them again: by then they should end nothing more
         signal.signal(number, lambda *_: None)
     try:
-        server = uvicorn.Server(uvicorn.Config(make_app(node, tokens), log_config=None, access_log=False))
-        server.run(sockets=[sock])
+        config_of = uvicorn.Config(make_app(node, tokens), log_config=None, access_log=False)
+        uvicorn.Server(config_of).run(sockets=[sock])
     finally:
+        if server is not None:
+            server.close()
         node.ending.set()
         node.stop_warm.set()
         node.wake.set()

@@ -57,6 +57,7 @@ def counted(node: Node) -> dict[str, int]:
         + sum(int(v.get("store_bytes", 0)) for v in daemons),
         "store_requests": metrics.total(metrics.store_requests)
         + sum(int(v.get("store_requests", 0)) for v in daemons),
+        "peer_bytes": metrics.total(metrics.peer_bytes) + sum(int(v.get("peer_bytes", 0)) for v in daemons),
     }
 
 
@@ -70,6 +71,7 @@ def message(node: Node) -> Heartbeat:
             node=node.config.name,
             idc=node.config.idc,
             address=node.address,
+            peer_address=node.peer_address,
             role=node.config.role,
             labels=node.config.labels,
             agent_version=installed("outlap"),
@@ -84,6 +86,7 @@ def message(node: Node) -> Heartbeat:
             miss_bytes=counts["miss_bytes"],
             store_bytes=counts["store_bytes"],
             store_requests=counts["store_requests"],
+            peer_bytes=counts["peer_bytes"],
         )
 
 

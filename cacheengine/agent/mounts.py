@@ -320,7 +320,10 @@ def _why_anew(node: Node, record: MountRecord, restarted: bool) -> str | None:
         return "fetchfs was started again"
     with node.lock:
         is_resident = any(
-            status.state == "resident" and key.version == record.report.version and key.list_id is None
+            status.state == "resident"
+            and key.version == record.report.version
+            and key.list_id is None
+            and status.desired.placement == "all"
             for key, status in node.statuses.items()
         )
     return "its packs have become resident" if is_resident else None

@@ -10,7 +10,7 @@ from typing import Literal
 import structlog
 
 from cacheengine import metrics
-from cacheengine.agent import residency, room
+from cacheengine.agent import letgo, residency, room
 from cacheengine.agent.state import Node, Status, mounted_versions, now_ns
 from cacheengine.eviction import Key
 from cacheengine.wire import Failure
@@ -62,12 +62,12 @@ def reconcile(
             waiting.append(Action("warm", key))
         elif status is not None and status.state == "resident" and status.checked_ns + CHECK_EVERY_NS <= now:
             stale.append(Action("check", key))
-    waiting.sort(key=lambda action: -_priority(statuses.get(action.key)))
-    return [*actions, *waiting, *stale]
+    return [*actions, *sorted(waiting, key=lambda action: _rank(statuses.get(action.key))), *stale]
 
 
-def _priority(status: Status | None) -> int:
-    return 0 if status is None else status.desired.priority
+def _rank(status: Status | None) -> tuple[int, bool]:
+    """Higher priorities first; of the same one, what was asked for before what follows a change of the group."""
+    return (0, False) if status is None else (-status.desired.priority, residency.is_fill(status))
 
 
 def _leased_keys(node: Node) -> set[Key]:
@@ -87,7 +87,7 @@ def next_action(node: Node) -> Action | None:
 def take(node: Node, action: Action) -> None:
     """Carry out one action; what fails is said in the version's status."""
     if action.kind == "release":
-        residency.release(node, action.key)
+        letgo.release(node, action.key)
     elif action.kind == "warm":
         residency.warm(node, action.key)
     else:

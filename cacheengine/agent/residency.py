@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import structlog
 
-from cacheengine import crashpoints, disks, eviction, fetch, giveway, metrics, packcache, reserving, throttle
+from cacheengine import crashpoints, fetch, giveway, metrics, packcache, peers, reserving, throttle
 from cacheengine import have as haves
 from cacheengine import wanted as wants
+from cacheengine.agent import letgo, shares
 from cacheengine.agent.state import (
-    EVICTED,
     MOST_FAILURES,
     Node,
     Status,
-    leased_packs,
-    mounted_versions,
     now_ns,
-    save_releasing,
-    saved_wants,
+    resident_of,
 )
 from cacheengine.eviction import Key
-from cacheengine.have import Have
+from cacheengine.fetch import Sources
 from cacheengine.reserving import Need, give_back
 from cacheengine.wanted import Want
-from cacheengine.wire import Failure
+from cacheengine.wire import DesiredVersion, Failure
 from lake.errors import Explained
 
 RETRY_FIRST_S, RETRY_MOST_S = 10.0, 600.0
@@ -51,13 +49,12 @@ def want_of(node: Node, key: Key) -> Want:
     return wants.save_want(node.store(), node.config.views, key.version, key.list_id, paths)
 
 
-def resident_of(node: Node, want: Want) -> tuple[int, int]:
-    """(files, bytes) that are resident and checked, from the records on disk."""
-    files = size = 0
-    for part in wants.read_packs(want):
-        mask = packcache.resident(node.cache, part)
-        files, size = files + int(mask.sum()), size + int(part.length[mask].sum())
-    return files, size
+def my_places(node: Node, desired: DesiredVersion, want: Want) -> tuple[list[int], int | None]:
+    """(places in want.packs that this node should hold, the generation of the group that says so)."""
+    group = node.group
+    mine = shares.share(group, node.config.name, desired, [part.id for part in want.packs])
+    is_shared = desired.placement == "spread" and group is not None
+    return np.flatnonzero(mine).tolist(), group.generation if is_shared and group is not None else None
 
 
 def warm(node: Node, key: Key) -> None:
@@ -86,30 +83,36 @@ def warm(node: Node, key: Key) -> None:
 
 def _warm(node: Node, key: Key, status: Status) -> None:
     want = want_of(node, key)
+    places, generation = my_places(node, status.desired, want)
+    total = sum(want.packs[place].files for place in places)
+    files, size = resident_of(node, want, places)
     with node.lock:
-        status.files_total, status.bytes_total = want.files, want.bytes
-    files, size = resident_of(node, want)
-    with node.lock:
-        status.files_resident, status.bytes_resident = files, size
+        status.files_total, status.bytes_total = total, sum(want.packs[place].bytes for place in places)
+        status.files_resident, status.bytes_resident, status.group = files, size, generation
+        node.expected[key] = frozenset(want.packs[place].id for place in places)
     started, before = time.monotonic(), size
     failures: list[Failure] = []
-    if files < want.files:
-        failures = _fetch(node, key, want, status)
+    if files < total:
+        failures = _fetch(node, key, want, status, places)
         # said only from what the records on disk say now
-        files, size = resident_of(node, want)
+        files, size = resident_of(node, want, places)
     seconds = time.monotonic() - started
     with node.lock:
         if node.stop_warm.is_set() or node.statuses.get(key) is not status or key not in node.desired:
             return  # freed meanwhile, or the agent ends
+        if generation is not None and (node.group is None or node.group.generation != generation):
+            return  # its share is another one by now
         status.files_resident, status.bytes_resident = files, size
         status.checked_ns = now_ns()
-        if files == want.files:
+        if files == total:
             status.state, status.failures, status.tries, status.evicted = "resident", (), 0, False
+            status.was_resident = True
     if size - before >= 1 << 20 and seconds > 0:
         with node.lock:
             node.rates = [*node.rates, (size - before) / seconds][-RATES_KEPT:]
-    if files < want.files:
-        _fail(node, key, status, tuple(failures) or tuple(_missing(node, want, "it did not become resident")))
+    if files < total:
+        lost = failures or list(_missing(node, want, places, "it did not become resident"))
+        _fail(node, key, status, tuple(lost))
     else:
         log.info(
             "resident",
@@ -142,10 +145,11 @@ def _fail(node: Node, key: Key, status: Status, failures: tuple[Failure, ...]) -
     )
 
 
-def _missing(node: Node, want: Want, cause: str) -> Iterator[Failure]:
+def _missing(node: Node, want: Want, places: Sequence[int], cause: str) -> Iterator[Failure]:
     """The paths that are not resident."""
     count = 0
-    for place, part in enumerate(wants.read_packs(want)):
+    for place in places:
+        part = wants.read_pack(want, place)
         rows = ~packcache.resident(node.cache, part)
         if rows.any():
             for path in wants.paths_at(want, place, rows):
@@ -155,21 +159,37 @@ def _missing(node: Node, want: Want, cause: str) -> Iterator[Failure]:
                     return
 
 
-def _missing_jobs(node: Node, want: Want) -> Iterator[tuple[int, wants.PackWant, haves.Ints]]:
+def _missing_jobs(
+    node: Node, want: Want, places: Sequence[int]
+) -> Iterator[tuple[int, wants.PackWant, haves.Ints]]:
     """(place, members that are missing, rows that each stands for) of each pack that lacks some."""
-    for place, part in enumerate(wants.read_packs(want)):
+    for place in places:
+        part = wants.read_pack(want, place)
         missing = part.take(~packcache.resident(node.cache, part))
         if len(missing.offset):
             yield place, *fetch.unique_members(missing)
 
 
-def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
+def _rate(node: Node, status: Status) -> float | None:
+    """Bytes a second that a warm may fetch just now. What nobody asked for, because the node joined or another one left, fills
+    gradually."""
+    rates = [status.desired.bandwidth_bps, float(node.config.fill_rate) if is_fill(status) else None]
+    return min((rate for rate in rates if rate is not None), default=None)
+
+
+def is_fill(status: Status) -> bool:
+    """Whether a warm of it only follows a change of the group."""
+    return status.desired.placement == "spread" and (status.was_resident or status.desired.job is None)
+
+
+def _fetch(node: Node, key: Key, want: Want, status: Status, mine: Sequence[int]) -> list[Failure]:
     """Reserve, fetch, check, mark; failures by path. Raises NoSpace, FetchFailed, OSError."""
-    needs = [Need(m.pack, m.size, m.offset, m.length) for _, m, _ in _missing_jobs(node, want)]
+    needs = [Need(m.pack, m.size, m.offset, m.length) for _, m, _ in _missing_jobs(node, want, mine)]
+    in_order = shares.first_mine(node.group, node.config.name, status.desired, want, mine)
     what = f"{key.dataset}@{status.desired.tag} on node {node.config.name}"
     with node.space:
         placed = reserving.reserve(
-            node.cache, needs, f"warm {what}", _room_maker(node, key), lambda: _advice(node, key)
+            node.cache, needs, f"warm {what}", letgo.room_maker(node, key), lambda: letgo.advice(node, key)
         )
     del needs
     crashpoints.reach("warm.reserved")
@@ -177,7 +197,7 @@ def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
     lock, started, done = threading.Lock(), time.monotonic(), 0
 
     def jobs() -> Iterator[fetch.PackJob]:
-        for place, members, counts in _missing_jobs(node, want):
+        for place, members, counts in _missing_jobs(node, want, in_order):
             places[members.pack] = place
             weights[members.pack] = counts
             yield fetch.PackJob(members, placed[members.pack])
@@ -203,12 +223,16 @@ def _fetch(node: Node, key: Key, want: Want, status: Status) -> list[Failure]:
             marked,
             node.stop_warm,
             giveway.to_readers(node.config.state_dir / "counts", node.stop_warm),
-            node.open_named,
-            throttle.paced(lambda: status.desired.bandwidth_bps, node.stop_warm),
+            Sources(
+                peers.for_warm(node.peers, shares.held_of(status.desired), node.stop_warm.is_set),
+                node.open_named,
+                node.others,
+            ),
+            throttle.paced(partial(_rate, node, status), node.stop_warm),
         )
     except BaseException as error:
         if isinstance(error, Explained):
-            return list(_missing(node, want, str(error)))
+            return list(_missing(node, want, mine, str(error)))
         raise
     finally:
         with node.space:
@@ -231,146 +255,35 @@ def _by_path(want: Want, places: dict[str, int], bad: list[fetch.Bad]) -> list[F
     return failures
 
 
-def keeps(node: Node, without: Key | None = None) -> Callable[[str], Have]:
-    """pack → members that desired versions (but `without`, and those that were evicted or cancelled) want of it."""
-    with node.lock:
-        gone = {without, *(key for key, status in node.statuses.items() if status.given_up)}
-    known = {key: want for key, want in saved_wants(node).items() if key not in gone}
-    places = {key: {part.id: place for place, part in enumerate(want.packs)} for key, want in known.items()}
-
-    def keep(pack: str) -> Have:
-        kept = haves.NOTHING
-        for key, want in known.items():
-            place = places[key].get(pack)
-            if place is not None:
-                kept = haves.union(kept, wants.read_pack(want, place).keys())
-        return kept
-
-    return keep
-
-
-def trim(node: Node, pack: str, keep: Callable[[str], Have], why: str) -> int:
-    """Take from a pack what is not kept; bytes that this freed. Caller holds node.space and knows that it is not leased."""
-    directory = packcache.find_pack(node.cache, pack)
-    if directory is None:
-        return 0
-    freed = packcache.keep_only(directory, pack, keep(pack))
-    metrics.evicted_bytes.labels(why).inc(freed)
-    return freed
-
-
-def release(node: Node, key: Key) -> None:
-    """Let go what a version that is no longer desired held and no other one wants; then it is no longer reported."""
-    with node.space:
-        with node.lock:
-            if key in node.desired:
-                return
-            if key.version in mounted_versions(node):
-                return
-        want = wants.load_want(node.config.views, key.version, key.list_id)
-        leased, keep, freed = leased_packs(node), keeps(node), 0
-        for part in want.packs if want is not None else ():
-            if part.id not in leased:
-                freed += trim(node, part.id, keep, "freed")
-        crashpoints.reach("free.trimmed")
-        with node.lock:
-            shared = any(
-                (k.version, k.list_id) == (key.version, key.list_id) for k in node.statuses if k != key
-            )
-            if key in node.desired:
-                return
-            node.statuses.pop(key, None)
-            save_releasing(node)
-        if not shared:
-            wants.forget_want(node.config.views, key.version, key.list_id)
-    log.info("released", dataset=key.dataset, version=key.version, list_id=key.list_id, bytes=freed)
-
-
 def check(node: Node, key: Key) -> None:
-    """Whether a resident version still is; when not (someone removed files) it is fetched again."""
+    """Whether a resident version still is; when not (someone removed files) it is fetched again. Packs that are no longer of its
+    share go."""
     want = want_of(node, key)
-    files, size = resident_of(node, want)
     with node.lock:
         status = node.statuses.get(key)
-        if status is None or status.state != "resident":
+    if status is None:
+        return
+    places, generation = my_places(node, status.desired, want)
+    total = sum(want.packs[place].files for place in places)
+    files, size = resident_of(node, want, places)
+    with node.lock:
+        if node.statuses.get(key) is not status or status.state != "resident":
             return
         status.files_resident, status.bytes_resident, status.checked_ns = files, size, now_ns()
-        if files < want.files:
+        if files < total or generation != status.group:
             status.state = "waiting"
-            log.warning("residency_lost", dataset=key.dataset, version=key.version, files=want.files - files)
+            log.warning("residency_lost", dataset=key.dataset, version=key.version, files=total - files)
+            return
+    if status.desired.placement == "spread":
+        letgo.shed(node, key, want)
 
 
-def eviction_steps(node: Node, asking: Key | None) -> list[eviction.Step]:
-    up = [directory for directory in node.cache.dirs if disks.is_up(directory.path)]
-    packs = {p: changed for d in up for p, (_, changed) in packcache.packs_on_disk(d).items()}
-    known, mounted = saved_wants(node), mounted_versions(node)
+def coming(node: Node, pack: str) -> int | None:
+    """For a peer that asks: how far the fetch is that will bring this pack; None when none will."""
     with node.lock:
-        holdings = [
-            eviction.Holding(
-                key,
-                frozenset(part.id for part in known[key].packs) if key in known else frozenset(),
-                version.pinned or key.version in mounted,
-                node.mounted_ns.get(key.version, 0),
-            )
-            for key, version in node.desired.items()
-            if not node.statuses[key].given_up
-        ]
-    return eviction.order(packs, holdings, leased_packs(node), asking)
-
-
-def _room_maker(node: Node, asking: Key) -> Callable[[int], bool]:
-    """Evicts step by step when a reservation asks; False when nothing is left."""
-    steps: Iterator[eviction.Step] | None = None
-    keep = keeps(node)
-
-    def make_room(short: int) -> bool:
-        nonlocal steps
-        steps = iter(eviction_steps(node, asking)) if steps is None else steps
-        freed = 0
-        for step in steps:
-            freed += _take(node, step, keep)
-            if freed >= short:
-                break
-        return freed > 0
-
-    return make_room
-
-
-def _take(node: Node, step: eviction.Step, keep: Callable[[str], Have]) -> int:
-    """Carry out one step of eviction; bytes freed."""
-    if step.kind == "trim":
-        return trim(node, step.pack, keep, "room")
-    assert step.key is not None
-    with node.lock:
-        status = node.statuses.get(step.key)
-        if status is None:
-            return 0
-        # said before the bytes go: a report may come between
-        status.state, status.evicted = "failed", True
-        status.failures = (Failure(path="", cause=EVICTED),)
-    want = wants.load_want(node.config.views, step.key.version, step.key.list_id)
-    keep, leased, freed = keeps(node), leased_packs(node), 0
-    for part in want.packs if want is not None else ():
-        if part.id not in leased:
-            freed += trim(node, part.id, keep, "room")
-    if want is not None:
-        files, size = resident_of(node, want)
-        with node.lock:
-            status.files_resident, status.bytes_resident = files, size
-    log.warning("evicted", dataset=step.key.dataset, version=step.key.version, bytes=freed)
-    return freed
-
-
-def _advice(node: Node, asking: Key) -> str:
-    """What would make room: the versions that are held fast."""
-    with node.lock:
-        mounted = mounted_versions(node)
-        held = []
-        for key, status in node.statuses.items():
-            if key == asking or not status.bytes_resident:
-                continue
-            why = "mounted" if key.version in mounted else "pinned" if status.desired.pinned else "resident"
-            held.append(f"{key.dataset}@{status.desired.tag} ({why}, {status.bytes_resident} bytes)")
-    if not held:
-        return "give the node's cache_dirs a larger quota, or warm fewer files (`--files-from`)"
-    return f"unmount, unpin or free one of {', '.join(held[:10])}, or give the node a larger quota"
+        for key in node.desired:
+            status = node.statuses.get(key)
+            under_way = status is None or status.state in ("waiting", "fetching") or node.warming == key
+            if under_way and (key not in node.expected or pack in node.expected[key]):
+                return metrics.total(metrics.store_bytes) + metrics.total(metrics.peer_bytes)
+    return None

@@ -6,7 +6,7 @@ import time
 
 from cacheengine import disks, packcache
 from cacheengine import have as haves
-from cacheengine.agent.residency import eviction_steps, keeps, trim
+from cacheengine.agent.letgo import eviction_steps, keeps, trim
 from cacheengine.agent.state import Node
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from cacheengine import metrics
+from cacheengine import groupview, metrics, packcache
 from cacheengine import wanted as wants
 from cacheengine.eviction import Key
+from cacheengine.groupview import GroupView
 from cacheengine.have import write_durably
 from cacheengine.node import NodeConfig
 from cacheengine.packcache import Cache
+from cacheengine.peers import Peers
 from cacheengine.wire import (
     Desired,
     DesiredVersion,
     Failure,
+    Group,
     MountReport,
     Owner,
     ResidencyState,
@@ -39,7 +42,10 @@ log = structlog.get_logger()
 
 @dataclass
 class Status:
-    """What is known of a version on this node. retry_ns: not before then, after a failure; tries: failures in a row."""
+    """What is known of a version on this node. retry_ns: not before then, after a failure; tries: failures in a row.
+
+    group: generation of the group that the share was taken of, when it is shared out. was_resident: it was, for an earlier group.
+    """
 
     desired: DesiredVersion
     state: ResidencyState = "waiting"
@@ -53,6 +59,8 @@ class Status:
     tries: int = 0
     checked_ns: int = 0
     evicted: bool = False
+    group: int | None = None
+    was_resident: bool = False
 
     @property
     def given_up(self) -> bool:
@@ -72,6 +80,7 @@ class Status:
             bytes_resident=self.bytes_resident,
             rate_bps=self.rate_bps,
             failures=self.failures,
+            group=self.group,
         )
 
 
@@ -104,6 +113,8 @@ class Node:
 
     space: held while leases are taken or bytes are taken away; mounting: by whoever mounts or unmounts. Order: mounting, space, lock.
 
+    groups, secret: as in groupview.GroupView. expected: packs that the warm of a version will bring. others: stores of other IDCs.
+
     damaged: packs that lost members while views show them. files_seen: target → files of packs under the view, with inode and size.
     """
 
@@ -113,7 +124,9 @@ class Node:
     boot_id: str
     file_list: Callable[[DesiredVersion], list[str] | None] = lambda _: None
     open_named: OpenNamed = no_other_store
+    others: Callable[[], Sequence[Store]] = lambda: ()
     address: str = ""
+    peer_address: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     space: threading.RLock = field(default_factory=threading.RLock)
     mounting: threading.RLock = field(default_factory=threading.RLock)
@@ -128,8 +141,23 @@ class Node:
     mounted_ns: dict[str, int] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
     last_errors: dict[str, str] = field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
+    secret: str | None = field(default=None, repr=False)
+    expected: dict[Key, frozenset[str]] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     files_seen: dict[str, dict[Path, tuple[int, int]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.peers = Peers(self.config.name, self.view)
+
+    def view(self) -> GroupView:
+        with self.lock:
+            return GroupView(groups=self.groups, secret=self.secret)
+
+    @property
+    def group(self) -> Group | None:
+        """The group as of now."""
+        return self.groups[-1] if self.groups else None
 
     def failed(self, part: str, error: BaseException) -> None:
         """A background failure: into the log, a metric, and /healthz until the part works again."""
@@ -216,6 +244,8 @@ def load_state(node: Node) -> None:
         pass
     except ValidationError as error:
         node.failed("state", error)
+    view = groupview.load(folder)
+    node.groups, node.secret = view.groups, view.secret
     try:
         for version in _VERSIONS.validate_json((folder / "releasing.json").read_bytes()):
             if key_of(version) not in node.desired:
@@ -251,6 +281,16 @@ def saved_wants(node: Node) -> dict[Key, wants.Want]:
         keys = list(node.desired)
     found = {key: wants.load_want(node.config.views, key.version, key.list_id) for key in keys}
     return {key: want for key, want in found.items() if want is not None}
+
+
+def resident_of(node: Node, want: wants.Want, places: Sequence[int] | None = None) -> tuple[int, int]:
+    """(files, bytes) that are resident and checked, from the records on disk. places: of these packs only."""
+    files = size = 0
+    for place in range(len(want.packs)) if places is None else places:
+        part = wants.read_pack(want, place)
+        mask = packcache.resident(node.cache, part)
+        files, size = files + int(mask.sum()), size + int(part.length[mask].sum())
+    return files, size
 
 
 def now_ns() -> int:

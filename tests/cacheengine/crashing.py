@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cacheengine import crashpoints, packcache
 from cacheengine import have as haves
-from cacheengine.agent import residency, room
+from cacheengine.agent import letgo, room
 from lake.config import StoreConfig
 from tests.cacheengine.faulty import again, desire, make_node
 from tests.cacheengine.nodes import Dataset
@@ -41,7 +41,7 @@ def operate(operation: str, point: str, folder: Path, store: StoreConfig, data: 
     else:
         desire(node)
         for key in list(node.statuses):
-            residency.release(node, key)
+            letgo.release(node, key)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from cacheengine import have as haves
 from cacheengine import packcache
-from cacheengine.agent import mounts, residency, room, scrub
+from cacheengine.agent import letgo, mounts, room, scrub
 from cacheengine.agent.state import Node
 from lake.config import StoreConfig
 from lake.stores import open_store
@@ -73,7 +73,7 @@ def assert_heals(node: Node, data: Dataset) -> None:
     mounts.umount(node, str(view))
     desire(node)
     for key in list(node.statuses):
-        residency.release(node, key)
+        letgo.release(node, key)
     assert packcache.packs_on_disk(node.cache.dirs[0]) == {}
     assert list(node.cache.dirs[0].path.rglob("*.have")) == []
 

@@ -1,0 +1,182 @@
+"""Letting bytes go: what versions that are desired no more held, what others hold by now, and what makes room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import structlog
+
+from cacheengine import crashpoints, disks, eviction, metrics, packcache
+from cacheengine import have as haves
+from cacheengine import wanted as wants
+from cacheengine.agent import shares
+from cacheengine.agent.state import (
+    EVICTED,
+    Node,
+    leased_packs,
+    mounted_versions,
+    resident_of,
+    save_releasing,
+    saved_wants,
+)
+from cacheengine.eviction import Key
+from cacheengine.have import Have
+from cacheengine.wanted import Want
+from cacheengine.wire import Failure
+
+log = structlog.get_logger()
+
+
+def keeps(node: Node, without: Key | None = None) -> Callable[[str], Have]:
+    """pack → members that desired versions (but `without`, and those that were evicted or cancelled) want of it."""
+    with node.lock:
+        gone = {without, *(key for key, status in node.statuses.items() if status.given_up)}
+        desired, groups = dict(node.desired), node.groups
+    known = {key: want for key, want in saved_wants(node).items() if key not in gone and key in desired}
+    places = {}
+    for key, want in known.items():
+        packs = [part.id for part in want.packs]
+        mask = shares.kept(groups, node.config.name, desired[key], packs)
+        places[key] = {packs[place]: place for place in np.flatnonzero(mask).tolist()}
+
+    def keep(pack: str) -> Have:
+        kept = haves.NOTHING
+        for key, want in known.items():
+            place = places[key].get(pack)
+            if place is not None:
+                kept = haves.union(kept, wants.read_pack(want, place).keys())
+        return kept
+
+    return keep
+
+
+def trim(node: Node, pack: str, keep: Callable[[str], Have], why: str) -> int:
+    """Take from a pack what is not kept; bytes that this freed. Caller holds node.space and knows that it is not leased."""
+    directory = packcache.find_pack(node.cache, pack)
+    if directory is None:
+        return 0
+    freed = packcache.keep_only(directory, pack, keep(pack))
+    metrics.evicted_bytes.labels(why).inc(freed)
+    return freed
+
+
+def release(node: Node, key: Key) -> None:
+    """Let go what a version that is no longer desired held and no other one wants; then it is no longer reported."""
+    with node.space:
+        with node.lock:
+            if key in node.desired:
+                return
+            if key.version in mounted_versions(node):
+                return
+        want = wants.load_want(node.config.views, key.version, key.list_id)
+        leased, keep, freed = leased_packs(node), keeps(node), 0
+        for part in want.packs if want is not None else ():
+            if part.id not in leased:
+                freed += trim(node, part.id, keep, "freed")
+        crashpoints.reach("free.trimmed")
+        with node.lock:
+            shared = any(
+                (k.version, k.list_id) == (key.version, key.list_id) for k in node.statuses if k != key
+            )
+            if key in node.desired:
+                return
+            node.statuses.pop(key, None)
+            save_releasing(node)
+        if not shared:
+            wants.forget_want(node.config.views, key.version, key.list_id)
+    log.info("released", dataset=key.dataset, version=key.version, list_id=key.list_id, bytes=freed)
+
+
+def shed(node: Node, key: Key, want: Want) -> None:
+    """Let go packs of a version that others hold by now."""
+    with node.space:
+        with node.lock:
+            desired, groups = node.desired.get(key), node.groups
+        if desired is None:
+            return
+        packs = [part.id for part in want.packs]
+        kept = shares.kept(groups, node.config.name, desired, packs)
+        gone = [pack for pack, stays in zip(packs, kept.tolist(), strict=True) if not stays]
+        leased, keep, freed = leased_packs(node), keeps(node), 0
+        for pack in gone:
+            if pack not in leased and packcache.find_pack(node.cache, pack) is not None:
+                freed += trim(node, pack, keep, "handed over")
+    if freed:
+        log.info("handed_over", dataset=key.dataset, version=key.version, bytes=freed)
+
+
+def eviction_steps(node: Node, asking: Key | None) -> list[eviction.Step]:
+    up = [directory for directory in node.cache.dirs if disks.is_up(directory.path)]
+    packs = {p: changed for d in up for p, (_, changed) in packcache.packs_on_disk(d).items()}
+    known, mounted = saved_wants(node), mounted_versions(node)
+    with node.lock:
+        holdings = [
+            eviction.Holding(
+                key,
+                frozenset(part.id for part in known[key].packs) if key in known else frozenset(),
+                version.pinned or key.version in mounted,
+                node.mounted_ns.get(key.version, 0),
+            )
+            for key, version in node.desired.items()
+            if not node.statuses[key].given_up
+        ]
+    return eviction.order(packs, holdings, leased_packs(node), asking)
+
+
+def room_maker(node: Node, asking: Key) -> Callable[[int], bool]:
+    """Evicts step by step when a reservation asks; False when nothing is left."""
+    steps: Iterator[eviction.Step] | None = None
+    keep = keeps(node)
+
+    def make_room(short: int) -> bool:
+        nonlocal steps
+        steps = iter(eviction_steps(node, asking)) if steps is None else steps
+        freed = 0
+        for step in steps:
+            freed += _take(node, step, keep)
+            if freed >= short:
+                break
+        return freed > 0
+
+    return make_room
+
+
+def _take(node: Node, step: eviction.Step, keep: Callable[[str], Have]) -> int:
+    """Carry out one step of eviction; bytes freed."""
+    if step.kind == "trim":
+        return trim(node, step.pack, keep, "room")
+    assert step.key is not None
+    with node.lock:
+        status = node.statuses.get(step.key)
+        if status is None:
+            return 0
+        # said before the bytes go: a report may come between
+        status.state, status.evicted = "failed", True
+        status.failures = (Failure(path="", cause=EVICTED),)
+    want = wants.load_want(node.config.views, step.key.version, step.key.list_id)
+    keep, leased, freed = keeps(node), leased_packs(node), 0
+    for part in want.packs if want is not None else ():
+        if part.id not in leased:
+            freed += trim(node, part.id, keep, "room")
+    if want is not None:
+        files, size = resident_of(node, want)
+        with node.lock:
+            status.files_resident, status.bytes_resident = files, size
+    log.warning("evicted", dataset=step.key.dataset, version=step.key.version, bytes=freed)
+    return freed
+
+
+def advice(node: Node, asking: Key) -> str:
+    """What would make room: the versions that are held fast."""
+    with node.lock:
+        mounted = mounted_versions(node)
+        held = []
+        for key, status in node.statuses.items():
+            if key == asking or not status.bytes_resident:
+                continue
+            why = "mounted" if key.version in mounted else "pinned" if status.desired.pinned else "resident"
+            held.append(f"{key.dataset}@{status.desired.tag} ({why}, {status.bytes_resident} bytes)")
+    if not held:
+        return "give the node's cache_dirs a larger quota, or warm fewer files (`--files-from`)"
+    return f"unmount, unpin or free one of {', '.join(held[:10])}, or give the node a larger quota"

@@ -1,0 +1,221 @@
+"""Asks one peer for members of a pack: connections that are kept, and a time limit over the whole of an answer.
+
+A peer may be broken or hostile: heads are bounded, an answer has the length that was asked for or is none, and bytes that trickle end
+it at the time limit.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cacheengine import peerwire
+from cacheengine.have import Heads, Ints
+
+CONNECT_S = 2.0
+ANSWER_S = 5.0  # for the first byte, and what is added to the time of the bytes
+LEAST_BPS = 2 << 20  # slower peers are no help
+KEPT = 4
+CHUNK = 1 << 20
+IDLE_S = 30.0  # below the server's, so that it is not closed under our hands
+
+Head = tuple[int, dict[str, str], bytes]  # status, headers in small letters, what of the body came along
+Sink = Callable[[memoryview], None]
+NOTHING = memoryview(b"")
+Kind = Literal["sent", "coming", "absent", "busy", "refused", "broken"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """sent: data holds the spans. progress: of what is coming. why: of what is broken."""
+
+    kind: Kind
+    data: memoryview = NOTHING
+    progress: int = 0
+    why: str = ""
+
+
+class _Broken(Exception):
+    """What the peer did is no answer."""
+
+
+@dataclass
+class Connections:
+    """Kept connections by address, newest last, with the time they were last used."""
+
+    tls: ssl.SSLContext | None = None
+    idle: dict[str, list[tuple[socket.socket, float]]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, address: str, end: float) -> tuple[socket.socket, bool]:
+        """(a connection, whether it is a kept one). Raises OSError."""
+        with self.lock:
+            kept = self.idle.get(address, [])
+            while kept:
+                found, used = kept.pop()
+                if time.monotonic() - used < IDLE_S:
+                    return found, True
+                found.close()
+        return self.fresh(address, end), False
+
+    def fresh(self, address: str, end: float) -> socket.socket:
+        host, _, port = address.rpartition(":")
+        left = max(0.01, min(CONNECT_S, end - time.monotonic()))
+        made = socket.create_connection((host.strip("[]"), int(port)), timeout=left)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            return made if self.tls is None else self.tls.wrap_socket(made)
+        except BaseException:
+            made.close()
+            raise
+
+    def keep(self, address: str, connection: socket.socket) -> None:
+        with self.lock:
+            kept = self.idle.setdefault(address, [])
+            if len(kept) < KEPT:
+                kept.append((connection, time.monotonic()))
+                return
+        connection.close()
+
+
+def ask(
+    connections: Connections,
+    address: str,
+    secret: str | None,
+    pack: str,
+    size: int,
+    members: tuple[Ints, Ints, Heads],
+    wait_s: int = 0,
+    most_s: float = 3600.0,
+    sink: Sink | None = None,
+) -> Answer:
+    """The spans of these members from the peer at `address` (HOST:PORT). What the peer does wrong is `broken`.
+
+    wait_s: how long the peer may wait for what is coming. most_s: for all of it, besides wait_s. sink: takes the bytes as they come,
+    instead of the answer's data; what it raises is raised.
+    """
+    spans = peerwire.spans(members[0], members[1])
+    total = int((spans[:, 1] - spans[:, 0]).sum())
+    end = time.monotonic() + wait_s + min(most_s, ANSWER_S + total / LEAST_BPS)
+    body = peerwire.encode(*members)
+    heading = (
+        f"POST /v1/packs/{pack} HTTP/1.1\r\nX-Outlap-Size: {size}\r\nX-Outlap-Wait: {wait_s}\r\n"
+        + (f"Authorization: Bearer {secret}\r\n" if secret else "")
+        + f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    message = heading.encode() + body
+    try:
+        connection, is_kept = connections.take(address, end)
+        try:
+            head = _send(connection, message, end)
+        except (OSError, _Broken):
+            connection.close()
+            if not is_kept:
+                raise
+            # the peer may have closed it while nobody looked
+            connection = connections.fresh(address, end)
+            head = _send(connection, message, end)
+        try:
+            return _receive(connections, address, connection, head, total, end, sink)
+        except BaseException:
+            connection.close()
+            raise
+    except (OSError, _Broken, ValueError) as error:
+        return Answer("broken", why=str(error) or type(error).__name__)
+
+
+def _send(connection: socket.socket, message: bytes, end: float) -> Head:
+    _limit(connection, end)
+    connection.sendall(message)
+    return _read_head(connection, end)
+
+
+def _receive(
+    connections: Connections,
+    address: str,
+    connection: socket.socket,
+    head: Head,
+    total: int,
+    end: float,
+    sink: Sink | None,
+) -> Answer:
+    status, headers, rest = head
+    length = headers.get("content-length", "")
+    kinds: dict[int, Kind] = {202: "coming", 404: "absent", 503: "busy", 401: "refused"}
+    if status == 200:
+        if length != str(total):
+            raise _Broken(f"it sends {length[:20]!r} bytes where {total} were asked for")
+        data = NOTHING
+        if sink is None:
+            data = _read_exactly(connection, rest, total, end)
+        else:
+            _pour(connection, rest, total, end, sink)
+        connections.keep(address, connection)
+        return Answer("sent", data)
+    if status not in kinds or length != "0" or rest:
+        raise _Broken(f"its answer is HTTP {status}")
+    if status == 401:
+        connection.close()
+    else:
+        connections.keep(address, connection)
+    progress = headers.get("x-outlap-progress", "0")
+    return Answer(kinds[status], progress=int(progress) if progress.isdecimal() and len(progress) < 20 else 0)
+
+
+def _limit(connection: socket.socket, end: float) -> None:
+    left = end - time.monotonic()
+    if left <= 0:
+        raise _Broken("it is too slow")
+    connection.settimeout(left)
+
+
+def _read_head(connection: socket.socket, end: float) -> Head:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        _limit(connection, end)
+        part = connection.recv(peerwire.MOST_HEAD)
+        data += part
+        if not part or (len(data) > 2 * peerwire.MOST_HEAD and b"\r\n\r\n" not in data):
+            raise _Broken("it ends, or says, what is no answer")
+    head, _, rest = data.partition(b"\r\n\r\n")
+    line, *lines = head.decode("latin-1").split("\r\n")
+    version, _, after = line.partition(" ")
+    if version != "HTTP/1.1" or not after[:3].isdecimal():
+        raise _Broken("it does not speak our language")
+    pairs = [each.partition(":") for each in lines]
+    return int(after[:3]), {name.strip().lower(): value.strip() for name, _, value in pairs}, rest
+
+
+def _read_exactly(connection: socket.socket, rest: bytes, total: int, end: float) -> memoryview:
+    if len(rest) > total:
+        raise _Broken("it sends more than it said")
+    data = memoryview(bytearray(total))
+    data[: len(rest)] = rest
+    at = len(rest)
+    while at < total:
+        _limit(connection, end)
+        got = connection.recv_into(data[at:])
+        if not got:
+            raise _Broken(f"it ended after {at} of {total} bytes")
+        at += got
+    return data
+
+
+def _pour(connection: socket.socket, rest: bytes, total: int, end: float, sink: Sink) -> None:
+    if len(rest) > total:
+        raise _Broken("it sends more than it said")
+    if rest:
+        sink(memoryview(rest))
+    at, buffer = len(rest), memoryview(bytearray(min(CHUNK, total)))
+    while at < total:
+        _limit(connection, end)
+        got = connection.recv_into(buffer[: total - at])
+        if not got:
+            raise _Broken(f"it ended after {at} of {total} bytes")
+        sink(buffer[:got])
+        at += got

@@ -1,0 +1,210 @@
+"""Bytes from peers: who is asked is decided in sources.py, when not in breaker.py; here they are asked, waited for and checked.
+
+A peer that is slow, busy, gone or wrong costs time and no more: what it did not give right is left to the next one, then to the
+store.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import structlog
+
+from cacheengine import breaker, checked, metrics, peerclient, peerwire, sources
+from cacheengine.breaker import Breaker
+from cacheengine.groupview import GroupView
+from cacheengine.peerclient import Answer, Connections
+from cacheengine.sources import Ask
+from cacheengine.wanted import PackWant
+from cacheengine.wire import Held
+
+POLL_S = 2  # of a long poll of what is coming: then whether we should end is looked at
+STALL_S = 30.0  # a peer whose fetch makes no progress for so long is waited for no more
+START_S = 3.0  # from the start of a warm: a peer may not have heard of it yet
+BUSY_S = 3.0
+READER_S = 8.0  # all peers together, before a reader's bytes are asked of the store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Patience:
+    """waits: for a peer that is fetching what we want. began: when the warm did (monotonic seconds). until: of all asking.
+    stopped: whether to give up."""
+
+    waits: bool
+    began: float
+    until: float
+    stopped: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class Peers:
+    """All that one process of a node knows of its peers. Every function may be called from many threads."""
+
+    me: str
+    view: Callable[[], GroupView]
+    connections: Connections = field(default_factory=Connections)
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def open_peers(me: str, view: Callable[[], GroupView], tls: ssl.SSLContext | None = None) -> Peers:
+    return Peers(me, view, Connections(tls))
+
+
+def for_warm(
+    peers: Peers, held: Held, stopped: Callable[[], bool]
+) -> Callable[[PackWant, list[int], int], list[int]]:
+    """What a warm of a version takes from peers: it waits for what they are fetching."""
+    patience = Patience(True, time.monotonic(), float("inf"), stopped)
+    return lambda want, rows, fd: take(peers, [held], want, rows, fd, patience)
+
+
+def for_reader(peers: Peers, versions: Sequence[str]) -> Callable[[PackWant, list[int], int], list[int]]:
+    """What a reader takes from peers: of those that hold one of these versions, from who has it now."""
+
+    def near(want: PackWant, rows: list[int], fd: int) -> list[int]:
+        group = peers.view().current
+        if group is None:
+            return rows
+        known = [held for held in group.held if held.version in versions]
+        now = time.monotonic()
+        return take(peers, known or [Held(version="")], want, rows, fd, Patience(False, now, now + READER_S))
+
+    return near
+
+
+def take(
+    peers: Peers, helds: Sequence[Held], want: PackWant, rows: list[int], fd: int, patience: Patience
+) -> list[int]:
+    """Take members from peers, checked and written; the rows that are left. Raises OSError when the disk fails."""
+    group = peers.view().current
+    if group is None or len(group.nodes) < 2:
+        return rows
+    asked: set[str] = set()
+    for held in helds:
+        for ask in sources.order(group, peers.me, held, want.pack):
+            if not rows or patience.stopped():
+                return rows
+            if ask.node not in asked:
+                asked.add(ask.node)
+                rows = _take_from(peers, ask, want, rows, fd, patience)
+    return rows
+
+
+def _take_from(
+    peers: Peers, ask: Ask, want: PackWant, rows: list[int], fd: int, patience: Patience
+) -> list[int]:
+    waits = patience.waits and ask.waits
+    began = moved = time.monotonic()
+    progress = -1
+    while not patience.stopped():
+        now = time.monotonic()
+        if now >= patience.until or not _admitted(peers, ask.node, now):
+            return rows
+        answer, left = _exchange(peers, ask, want, rows, fd, POLL_S if waits else 0, patience.until - now)
+        metrics.peer_asked.labels(answer.kind).inc()
+        if answer.kind == "sent":
+            return left
+        if answer.kind == "coming" and waits:
+            now = time.monotonic()
+            if answer.progress != progress:
+                progress, moved = answer.progress, now
+            if now - moved > STALL_S:
+                log.warning("peer_stalls", peer=ask.node, pack=want.pack)
+                return rows
+        elif answer.kind == "absent" and waits and time.monotonic() - patience.began < START_S:
+            time.sleep(0.1)
+        elif answer.kind == "busy" and time.monotonic() - began < BUSY_S * (1 if waits else 0.1):
+            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 (not for secrets)
+        else:
+            return rows
+    return rows
+
+
+def _exchange(
+    peers: Peers, ask: Ask, want: PackWant, rows: list[int], fd: int, wait_s: int, most_s: float
+) -> tuple[Answer, list[int]]:
+    part = want.take(np.array(rows, np.int64))
+    members = (part.offset, part.length, part.head)
+    long = checked.Long(part, 0, fd) if len(rows) == 1 else None
+    disk_failed: list[OSError] = []
+
+    def pour(data: memoryview) -> None:
+        try:
+            if long is not None:
+                long.write(data)
+        except OSError as error:
+            disk_failed.append(error)
+            raise
+
+    answer = peerclient.ask(
+        peers.connections,
+        ask.address,
+        peers.view().secret,
+        want.pack,
+        want.size,
+        members,
+        wait_s,
+        min(most_s, 3600.0),
+        None if long is None else pour,
+    )
+    if disk_failed:
+        raise disk_failed[0]
+    left = list(rows)
+    if answer.kind == "sent" and long is not None:
+        left = [] if long.is_right() else rows
+    elif answer.kind == "sent":
+        left = _write_spans(want, rows, answer.data, fd)
+    if answer.kind == "sent":
+        if left:
+            metrics.members_bad.inc(len(left))
+            answer = replace(answer, kind="broken", why=f"{len(left)} members do not have their content id")
+            log.warning("peer_sent_wrong_bytes", peer=ask.node, pack=want.pack, members=len(left))
+        metrics.peer_bytes.inc(int(part.length.sum()) - int(want.length[left].sum()))
+    _note(peers, ask.node, answer)
+    return (replace(answer, kind="sent"), left) if len(left) < len(rows) else (answer, left)
+
+
+def _write_spans(want: PackWant, rows: list[int], data: memoryview, fd: int) -> list[int]:
+    """Check and write the members of an answer; the rows that are wrong."""
+    part = want.take(np.array(rows, np.int64))
+    spans = peerwire.spans(part.offset, part.length)
+    within = np.searchsorted(spans[:, 0], part.offset, "right") - 1
+    left, at = [], 0
+    for place, (start, end) in enumerate(spans.tolist()):
+        inside = [rows[each] for each in np.flatnonzero(within == place)]
+        left += checked.write_good(want, inside, data[at : at + end - start], start, fd)
+        at += end - start
+    return left
+
+
+def _admitted(peers: Peers, node: str, now: float) -> bool:
+    with peers.lock:
+        found = breaker.admit(peers.breakers.get(node, Breaker()), now)
+        if found is None:
+            metrics.peer_asked.labels("open").inc()
+            return False
+        peers.breakers[node] = found
+        return True
+
+
+def _note(peers: Peers, node: str, answer: Answer) -> None:
+    now = time.monotonic()
+    is_failure = answer.kind in ("broken", "refused")
+    with peers.lock:
+        before = peers.breakers.get(node, Breaker())
+        after = breaker.failed(before, now) if is_failure else breaker.succeeded(before)
+        peers.breakers[node] = after
+        states = breaker.state(before, now), breaker.state(after, now)
+    metrics.peer_state.labels(node).set(breaker.RANK[states[1]])
+    if states[0] != states[1]:
+        why = answer.why if answer.kind == "broken" else answer.kind
+        log.warning("peer_breaker", peer=node, state=states[1], why=why[:200])
