@@ -22,6 +22,7 @@ from cacheengine.wire import (
     DesiredVersion,
     Estimate,
     FreeRequest,
+    Group,
     GroupAnswer,
     Heartbeat,
     HeartbeatReply,
@@ -269,6 +270,10 @@ class Control:
             "GET", "/v1/group", timeout_s=wait_s + TIMEOUT_S, revision=revision, wait_s=wait_s
         )
         return self._http.read(TypeAdapter(GroupAnswer), body)  # type: ignore[no-any-return]
+
+    def members(self) -> Group:
+        """The cache group as it is, without the secret of its members."""
+        return self._http.read(TypeAdapter(Group), self._http.ask("GET", "/v1/members"))  # type: ignore[no-any-return]
 
     def drain(self, node: str) -> None:
         """Let a node hand over its shares; it serves until others hold them. Raises NotFound."""

@@ -166,7 +166,7 @@ async def look(running: Running, job: str) -> None:
     if one is None:
         return
     # now: what this report proves may be gone from the next one
-    there = heard(service.board, one.chosen)
+    there = board.heard_of(service.board, one.spec)
     judged = await run_in_threadpool(jobstore.judged, service, one.spec, there)
     if judged.ended_ns is not None:
         await refresh(running)

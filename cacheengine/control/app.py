@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from cacheengine.answers import body_of, status_of
 from cacheengine.control import abreast, metrics, tables, tokens, watch
 from cacheengine.control.board import Board
-from cacheengine.control.routes import health, jobs, nodes, pins
+from cacheengine.control.routes import group, health, jobs, nodes, pins
 from cacheengine.control.routes import settings as settings_routes
 from cacheengine.control.routes import tokens as token_routes
 from cacheengine.control.service import Running, Service
@@ -55,7 +55,7 @@ def create_app(settings: ControlSettings, lake: Callable[[], Store], idc: str = 
         docs_url=None,
         redoc_url=None,
     )
-    for module in (health, nodes, jobs, pins, token_routes, settings_routes):
+    for module in (health, nodes, group, jobs, pins, token_routes, settings_routes):
         app.include_router(module.router)
     _explain(app)
     return app

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cacheengine.control.jobs import Heard
+from cacheengine.control.jobs import Heard, Spec
 from cacheengine.reporting import Key, joined, key_of
 from cacheengine.wire import Heartbeat, VersionReport
 
@@ -62,6 +62,11 @@ def heard(board: Board, only: Iterable[str] | None = None) -> dict[str, Heard]:
     nodes = dict(board.nodes)
     names = nodes if only is None else only
     return {name: nodes[name].heard for name in names if name in nodes}
+
+
+def heard_of(board: Board, spec: Spec) -> dict[str, Heard]:
+    """Heartbeats that decide over a job: of the nodes that it chose; of a spread warm also of those that joined since."""
+    return heard(board, None if spec.placement == "spread" else [chosen.node for chosen in spec.nodes])
 
 
 def bell(board: Board, node: str) -> asyncio.Event:

@@ -47,6 +47,7 @@ class GroupSettings(BaseModel):
     """heartbeat_interval_s: how often a node reports, at least; longer where the group would send more than `heartbeats_per_s`.
     dead_after_s: a node silent for so long is dead; dead_grace_s: how much longer a job waits for it. bandwidth_bps: what each node may
     fetch, in bytes a second, unless a warm says otherwise. keep_days: how long jobs that ended, and file lists, are kept.
+    member_away_s: a node silent for so long loses its share of spread versions; before that, nothing moves.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +57,7 @@ class GroupSettings(BaseModel):
     dead_grace_s: float = Field(default=30.0, ge=0)
     bandwidth_bps: int | None = Field(default=None, gt=0)
     keep_days: float = Field(default=30.0, gt=0)
+    member_away_s: float = Field(default=300.0, gt=0)
 
     def interval_s(self, nodes: int) -> float:
         """How often each of so many nodes is to report."""

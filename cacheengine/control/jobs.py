@@ -128,6 +128,10 @@ def _warm_on(spec: Spec, chosen: Chosen, heartbeat: Heartbeat) -> _Verdict:
     state: ResidencyState = report.state if current else "waiting"
     rate = report.rate_bps or measured
     progress = _progress(spec, chosen, state, report.files_resident, report.bytes_resident, report.rate_bps)
+    if spec.placement == "spread":
+        progress = progress.model_copy(
+            update={"files_total": report.files_total, "bytes_total": report.bytes_total}
+        )
     eta = _eta(report.bytes_total - report.bytes_resident, rate)
     if not current:
         return _Verdict(progress, "queued", eta)
@@ -140,6 +144,9 @@ def _warm_on(spec: Spec, chosen: Chosen, heartbeat: Heartbeat) -> _Verdict:
         return _Verdict(failed, "failed", None, why)
     if report.state != "resident":
         return _Verdict(progress, "running", eta)
+    if spec.placement == "spread":
+        whole = report.group is not None and report.files_resident == report.files_total
+        return _Verdict(progress, "done" if whole else "running", 0.0 if whole else None)
     if (report.files_resident, report.files_total) == (spec.files, spec.files):
         return _Verdict(progress, "done", 0.0)
     cause = f"it says resident with {report.files_resident} of {report.files_total} files, the manifest has {spec.files}"
@@ -214,14 +221,32 @@ def _joined_state(states: Sequence[JobState]) -> JobState:
     return "queued" if all(state == "queued" for state in states) else "running"
 
 
+def _totals_done(spec: Spec, heard: Mapping[str, Heard], verdicts: Sequence[_Verdict]) -> tuple[int, int]:
+    """(files, bytes) that every chosen node has; in `spread`, what the shares of one generation of the group add up to, of a copy."""
+    if spec.placement != "spread" or spec.kind != "warm":
+        files = min((v.progress.files_done for v in verdicts), default=0)
+        return files, min((v.progress.bytes_done for v in verdicts), default=0)
+    reports = [_report(spec, known.heartbeat) for known in heard.values()]
+    shares = [report for report in reports if report is not None and report.group is not None]
+    newest = max((report.group or 0 for report in shares), default=0)
+    now = [report for report in shares if report.group == newest]
+    copies = max(1, min(spec.copies, len([report for report in now if report.files_total])))
+    files = sum(report.files_resident for report in now) // copies
+    return min(spec.files, files), min(spec.bytes, sum(report.bytes_resident for report in now) // copies)
+
+
 def judge(spec: Spec, heard: Mapping[str, Heard], now_ns: int, limits: Limits) -> Job:
     """The job as of now.
 
     Its totals are those of the version (or list); its `files_done` and `bytes_done` are what *every* chosen node has (so N of N
-    means it); `rate_bps` is of all nodes together; `eta_s` is the slowest node's, None while one was never measured.
+    means it; in `spread`, see `_totals_done`); `rate_bps` is of all nodes together; `eta_s` is the slowest node's, None while one was
+    never measured.
     """
     verdicts = [_on_node(spec, chosen, heard.get(chosen.node), now_ns, limits) for chosen in spec.nodes]
     state = _joined_state([verdict.state for verdict in verdicts])
+    files, size = _totals_done(spec, heard, verdicts)
+    if spec.placement == "spread" and spec.kind == "warm" and state == "done" and files < spec.files:
+        state = "running"
     etas = [verdict.eta_s for verdict in verdicts]
     known = [eta for eta in etas if eta is not None]
     reasons = [v.why for v in verdicts if v.why and (state != "failed" or v.state == "failed")]
@@ -236,9 +261,9 @@ def judge(spec: Spec, heard: Mapping[str, Heard], now_ns: int, limits: Limits) -
         version=spec.version,
         state=state,
         files_total=spec.files,
-        files_done=min((v.progress.files_done for v in verdicts), default=0),
+        files_done=files,
         bytes_total=spec.bytes,
-        bytes_done=min((v.progress.bytes_done for v in verdicts), default=0),
+        bytes_done=size,
         rate_bps=sum(v.progress.rate_bps for v in verdicts),
         eta_s=max(known) if known and len(known) == len(etas) and state != "failed" else None,
         created_ns=spec.created_ns,

@@ -92,7 +92,7 @@ def look(service: Service, job_id: str) -> Job:
 def judged(service: Service, spec: Spec, heard: Mapping[str, Heard] | None = None) -> Job:
     """A job that had not ended, as of now (by these heartbeats); when it has by now, that is kept."""
     if heard is None:
-        heard = board.heard(service.board, [chosen.node for chosen in spec.nodes])
+        heard = board.heard_of(service.board, spec)
     job = judge(spec, heard, service.now_ns(), service.limits)
     if job.state not in ENDED:
         return job
@@ -133,7 +133,7 @@ def end_opposed(service: Service, connection: Connection, newer: Spec, cause: st
 
 def end_early(service: Service, connection: Connection, spec: Spec, cause: str, revision: int) -> Job:
     """End an active job as cancelled, unless it was over by itself; how it ended."""
-    heard = board.heard(service.board, [chosen.node for chosen in spec.nodes])
+    heard = board.heard_of(service.board, spec)
     now_ns = service.now_ns()
     job = judge(spec, heard, now_ns, service.limits)
     if job.state not in ENDED:

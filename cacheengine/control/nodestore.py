@@ -78,8 +78,8 @@ def take_on(connection: Connection, heartbeat: Heartbeat, now_ns: int) -> None:
             "since_ns": now_ns,
             "paused": False,
             "priority": 0,
-            "selector": heartbeat.node,
-            "placement": "all",
+            "selector": heartbeat.node if report.group is None else "all",
+            "placement": "all" if report.group is None else "spread",
             "copies": 1,
         }
         for report in heartbeat.versions
@@ -147,7 +147,7 @@ def forget(connection: Connection, node: str) -> None:
     changes.touch(connection, "forgotten", "nodes")
     if connection.execute(delete(tables.nodes).where(tables.nodes.c.node == node)).rowcount == 0:
         raise NotFound(f"the node {node[:80]!r}", "it has sent no heartbeat", "start its agent")
-    for table in (tables.desired, tables.reports):
+    for table in (tables.desired, tables.reports, tables.drained):
         connection.execute(delete(table).where(table.c.node == node))
 
 

@@ -14,7 +14,7 @@ from cacheengine.control.board import Board
 from cacheengine.control.groupsettings import Chosen, GroupSettings, chosen
 from cacheengine.control.jobs import Limits
 from cacheengine.control.settings import ControlSettings
-from cacheengine.wire import TokenAnswer
+from cacheengine.wire import GroupAnswer, Held, TokenAnswer
 from lake.stores import Store
 
 INTERVALS_TO_DIE = 3.0
@@ -25,7 +25,8 @@ class Service:
     """`lake` opens this IDC's lake. `defaults`: of settings that nobody set; `chosen`: what holds now.
 
     What is kept in memory follows the database (cacheengine.control.abreast): `board` of nodes, `active` jobs, `scopes` of tokens by
-    hash. `board.started_ns`: when this service began to listen; it judges no silence before that.
+    hash. `group`: as it was last looked at; `held`: what nodes hold, and the stamp of that. `board.started_ns`:
+    when this service began to listen; it judges no silence before that.
     """
 
     engine: Engine
@@ -36,6 +37,9 @@ class Service:
     active: ActiveJobs = field(default_factory=ActiveJobs)
     scopes: dict[str, TokenAnswer] = field(default_factory=dict)
     now_ns: Callable[[], int] = time.time_ns
+    group: GroupAnswer | None = None
+    group_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    held: tuple[tuple[int, int], tuple[Held, ...]] | None = None
 
     @property
     def interval_s(self) -> float:

@@ -17,7 +17,7 @@ class ControlSettings(BaseSettings):
 
     `poll_s`: how often an instance looks into the database for what another one changed. `flush_s`: how often it writes what heartbeats
     brought. `policy_every_s`: how often it looks whether a policy frees something. `heartbeat_interval_s`, `dead_after_s`,
-    `dead_grace_s`, `keep_days`: defaults of the group's settings of these names (cacheengine.control.groupsettings).
+    `dead_grace_s`, `keep_days`, `member_away_s`: defaults of the group's settings of these names (cacheengine.control.groupsettings).
     """
 
     model_config = SettingsConfigDict(env_prefix="OUTLAP_CONTROL_", extra="ignore")
@@ -36,6 +36,7 @@ class ControlSettings(BaseSettings):
     flush_s: float = Field(default=0.5, gt=0, le=10)
     policy_every_s: float = Field(default=30.0, gt=0)
     keep_days: float = Field(default=30.0, gt=0)
+    member_away_s: float = Field(default=300.0, gt=0)
     max_body_bytes: int = Field(default=256 << 20, gt=0)
 
     @field_validator("listen")
@@ -67,6 +68,7 @@ class ControlSettings(BaseSettings):
             dead_after_s=self.dead_after_s,
             dead_grace_s=self.dead_grace_s,
             keep_days=self.keep_days,
+            member_away_s=self.member_away_s,
         )
 
     @property

@@ -115,6 +115,20 @@ tokens = Table(
     Column("scope", Text, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
 )
+cache_group = Table(
+    "cache_group",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("secret", String(64), nullable=False),
+)
+drained = Table(
+    "drained",
+    metadata,
+    Column("node", String(128), primary_key=True),
+    Column("since_ns", BigInteger, nullable=False),
+)
 # what nodes have, or had, mounted; ended_ns: null while it is
 leases = Table(
     "leases",

@@ -14,6 +14,7 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 
 from cacheengine.control import abreast, activejobs, jobstore, metrics, nodestore, policies
+from cacheengine.control.routes import group
 from cacheengine.control.service import Running
 from cacheengine.control.tables import writing
 
@@ -64,6 +65,11 @@ async def free_by_policy(running: Running) -> None:
         await abreast.ordered(running, lambda: policies.carry_out(running.service))
 
 
+async def look_at_group(running: Running) -> None:
+    """Who is in the group now."""
+    await group.refresh(running)
+
+
 @asynccontextmanager
 async def watching(running: Running) -> AsyncIterator[None]:
     """Run all loops; at the end what heartbeats brought is written."""
@@ -71,6 +77,7 @@ async def watching(running: Running) -> AsyncIterator[None]:
     loops = [
         _every(running, "following the database", settings.poll_s, lambda: follow(running)),
         _every(running, "writing heartbeats", settings.flush_s, lambda: abreast.flush(running)),
+        _every(running, "the group", settings.poll_s, lambda: look_at_group(running)),
         _every(running, "policies", settings.policy_every_s, lambda: free_by_policy(running)),
         _every(running, "forgetting", PRUNE_EVERY_S, lambda: prune(running, seen)),
     ]
