@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from airflow.plugins_manager import AirflowPlugin
 from outlap_airflow import pools
 from outlap_airflow.mappers import FanOutIdc
+from outlap_airflow.timetable import TrainingTimetable
 
 
 def _apps() -> list[dict[str, Any]]:
@@ -22,5 +23,6 @@ def _apps() -> list[dict[str, Any]]:
 class OutlapPlugin(AirflowPlugin):
     name = "outlap"
     partition_mappers: ClassVar = [FanOutIdc]
+    timetables: ClassVar = [TrainingTimetable]
     listeners: ClassVar = [pools]
     fastapi_apps: ClassVar = _apps()

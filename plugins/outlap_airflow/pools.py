@@ -1,4 +1,4 @@
-"""One pool per link between two IDCs, so that syncs do not fight for the same line.
+"""One pool per link between two IDCs, so that syncs do not fight for the same line, and one for trainings.
 
 The scheduler makes them when it starts (this module is a listener of the plugin). The local stack may make them
 earlier: `python -m outlap_airflow.pools FILE` writes the file that `airflow pools import` reads.
@@ -16,6 +16,8 @@ from airflow.listeners import hookimpl
 from lake.config import Config, load_config
 from outlap_airflow.settings import airflow_settings, destinations
 
+TRAINING_POOL = "training"
+
 
 def link_pool(source: str, destination: str) -> str:
     """The name of the pool of a link."""
@@ -24,8 +26,9 @@ def link_pool(source: str, destination: str) -> str:
 
 def pools(config: Config) -> dict[str, dict[str, Any]]:
     """What `airflow pools import` reads: name → slots, description, include_deferred."""
-    slots = airflow_settings(config).link_slots
-    return {
+    settings = airflow_settings(config)
+    slots = settings.link_slots
+    links = {
         link_pool(config.idc, idc): {
             "slots": slots,
             "description": f"Syncs from {config.idc} to {idc}",
@@ -33,6 +36,12 @@ def pools(config: Config) -> dict[str, dict[str, Any]]:
         }
         for idc in destinations(config)
     }
+    training = {
+        "slots": settings.training_slots,
+        "description": "Trainings that run",
+        "include_deferred": True,
+    }
+    return {TRAINING_POOL: training, **links}
 
 
 def write_pools_file(config: Config, path: Path) -> Path:

@@ -5,12 +5,17 @@ nightly = "0 2 * * *"                 # when the nightly DAG runs, in…
 timezone = "Europe/Berlin"            # default: midnight, UTC
 destinations = ["idc-b"]              # default: every IDC but ours
 nodes = "all"                         # which nodes a version is warmed on
-launcher = "process"                  # or "kubernetes": where training commands run
+launcher = "process"                  # or "kubernetes" (a pod), "kubernetes-job": where training commands run
 [airflow.alerts.webhook]              # see docs/airflow.md
 url = { file = "/run/secrets/webhook" }
 [[airflow.datasets]]                  # what the nightly DAG publishes again
 name = "front"
 query = "select * from frames where output = '720p' and channel = 'CAM_FRONT'"
+[[airflow.trainings]]                 # a DAG train_<name>; every key: class Training
+name = "night"
+dataset = "front"
+cron = "0 6 * * *"
+timezone = "Europe/Berlin"
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lake.config import Config, SecretRef
 
+DEFAULT_COMMAND = "python -m outlap_airflow.train {mount}"
 DEFAULT_QUERY = "select * from frames where output = '720p'"
 
 
@@ -79,20 +85,58 @@ class AlertSettings(BaseModel):
         return checked_cron(value)
 
 
+class Training(BaseModel):
+    """[[airflow.trainings]]: a DAG `train_<name>` that trains at the times of `cron`.
+
+    lead_hours: how long before a training time its run starts, so the longest warm-up that can be in time. margin_minutes: how long
+    before it the version is to be warm, on top of the estimate. min_resident_percent: below 100, training starts in time with so much
+    of the bytes resident on a node, and reads the rest on demand. priority: -100 to 100, against other warms and trainings.
+    ends_within_hours: after the training time; Airflow tells when a run takes longer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,60}$")
+    dataset: str
+    cron: str
+    timezone: str = "UTC"
+    ref: str = "latest"
+    idc: str | None = None
+    nodes: str | None = None
+    command: str = DEFAULT_COMMAND
+    lead_hours: float = Field(default=6.0, gt=0, le=168)
+    margin_minutes: float = Field(default=5.0, ge=0)
+    min_resident_percent: float = Field(default=100.0, gt=0, le=100)
+    priority: int = Field(default=0, ge=-100, le=100)
+    free: Literal["never", "after", "keep-latest"] = "never"
+    ends_within_hours: float = Field(default=24.0, gt=0)
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_timezone(cls, value: str) -> str:
+        return checked_timezone(value)
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        return checked_cron(value)
+
+
 class AirflowSettings(BaseModel):
-    """`link_slots`: how many syncs may run at once from one IDC to another. `sources`: `STORE:PREFIX` beginnings of what may be
-    published from (default: every store of the settings)."""
+    """`link_slots`: how many syncs may run at once from one IDC to another; `training_slots`: how many trainings. `sources`:
+    `STORE:PREFIX` beginnings of what may be published from (default: every store of the settings)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     destinations: tuple[str, ...] | None = None
     datasets: tuple[DatasetQuery, ...] = ()
+    trainings: tuple[Training, ...] = ()
+    training_slots: int = Field(default=16, ge=1)
     sources: tuple[str, ...] | None = None
     nightly: str = "0 0 * * *"
     timezone: str = "UTC"
     nodes: str = "all"
     link_slots: int = Field(default=2, ge=1)
     scratch: Path | None = None
-    launcher: Literal["process", "kubernetes"] = "process"
+    launcher: Literal["process", "kubernetes", "kubernetes-job"] = "process"
     image: str = "outlap-airflow:latest"
     namespace: str = "outlap"
     kubernetes_conn_id: str | None = None
@@ -101,18 +145,14 @@ class AirflowSettings(BaseModel):
     @field_validator("timezone")
     @classmethod
     def _is_timezone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise ValueError("no time zone has this name; one reads like Europe/Berlin") from None
-        return value
+        return checked_timezone(value)
 
     @field_validator("nightly")
     @classmethod
     def _is_cron(cls, value: str) -> str:
         return checked_cron(value)
 
-    @field_validator("destinations", "datasets", "sources", "alerts", mode="before")
+    @field_validator("destinations", "datasets", "sources", "alerts", "trainings", mode="before")
     @classmethod
     def _from_variable(cls, value: Any) -> Any:
         """A variable holds text: JSON."""
@@ -122,6 +162,15 @@ class AirflowSettings(BaseModel):
             return json.loads(value)
         except json.JSONDecodeError as error:
             raise ValueError(f"not JSON: {error}") from None
+
+
+def checked_timezone(value: str) -> str:
+    """Raises ValueError."""
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError("no time zone has this name; one reads like Europe/Berlin") from None
+    return value
 
 
 def checked_cron(value: str) -> str:

@@ -37,8 +37,12 @@ def warm_start(train_at: datetime, seconds: float, lead: timedelta) -> datetime:
 
 
 @told()
-def plan(params: Mapping[str, Any], run_after: datetime) -> dict[str, Any]:
-    """Which version, in which IDC, warm and train from when: fixed once, so that each later task means the same bytes."""
+def plan(params: Mapping[str, Any], run_after: datetime, train_at: datetime | None = None) -> dict[str, Any]:
+    """Which version, in which IDC, warm and train from when: fixed once, so that each later task means the same bytes.
+
+    train_at: the training time of a scheduled run; the form's start_at wins. `deadline` is empty when neither is there: then training
+    starts as soon as the version is warm, and nothing can be late.
+    """
     from cacheengine.client import control_for
     from cacheengine.wire import WarmRequest
     from lake import refs
@@ -60,7 +64,8 @@ def plan(params: Mapping[str, Any], run_after: datetime) -> dict[str, Any]:
     missing = max((node.bytes_missing for node in estimate.nodes), default=0)
     likely = estimate.seconds_high if estimate.seconds_high is not None else estimate.seconds
     seconds = likely if likely is not None else missing / UNMEASURED_BPS
-    train_at = datetime.fromisoformat(params["start_at"]) if params["start_at"] else run_after
+    deadline = datetime.fromisoformat(params["start_at"]) if params["start_at"] else train_at
+    train_at = deadline or run_after
     if train_at.tzinfo is None:
         raise Refused(
             f"start_at {params['start_at']!r}", "it has no offset", "write 2026-01-31T22:00:00+00:00"
@@ -82,6 +87,7 @@ def plan(params: Mapping[str, Any], run_after: datetime) -> dict[str, Any]:
     )
     return {
         "request": {"idc": idc, "dataset": found.dataset, "ref": found.version, "nodes": nodes},
+        "nodes": nodes,
         "idc": idc,
         "dataset": found.dataset,
         "tag": found.tag,
@@ -91,6 +97,7 @@ def plan(params: Mapping[str, Any], run_after: datetime) -> dict[str, Any]:
         "estimate_s": seconds,
         "warm_at": warm_at.isoformat(),
         "train_at": train_at.isoformat(),
+        "deadline": deadline.isoformat() if deadline is not None else "",
     }
 
 
@@ -101,29 +108,32 @@ def _agent(config: Config, idc: str, address: str) -> Any:
     return AgentClient(address, read_secret(token) if token else "")
 
 
-def warm_nodes(nodes: Any, version: str) -> list[Any]:
-    """The nodes that can train on a version: alive, of role gpu, all its bytes resident and checked. By name."""
-    fitting = [
-        node
-        for node in nodes
-        if node.alive
-        and node.role == "gpu"
-        and any(
-            held.version == version
-            and held.list_id is None
-            and held.state == "resident"
-            and held.files_resident == held.files_total
-            for held in node.versions
-        )
-    ]
-    return sorted(fitting, key=lambda node: node.node)
+def warm_nodes(nodes: Any, version: str, percent: float = 100.0) -> list[Any]:
+    """The nodes that can train on a version: alive, of role gpu, all its bytes resident and checked. By name.
+
+    percent: below 100, so much of the bytes is enough, checked too; who has most comes first.
+    """
+
+    def share(node: Any) -> float:
+        """Of the bytes that are resident and checked; 100 only for all of the files."""
+        shares: list[float] = [0.0]
+        for held in node.versions:
+            if held.version == version and held.list_id is None:
+                whole = held.state == "resident" and held.files_resident == held.files_total
+                some = 100.0 * held.bytes_resident / held.bytes_total if held.bytes_total else 0.0
+                shares.append(100.0 if whole else min(some, 99.999))
+        return max(shares)
+
+    fitting = [node for node in nodes if node.alive and node.role == "gpu" and share(node) >= percent]
+    return sorted(fitting, key=lambda node: (-share(node), node.node))
 
 
 @told()
-def mount(planned: Mapping[str, Any], first_try: bool) -> dict[str, Any]:
+def mount(planned: Mapping[str, Any], first_try: bool, percent: float = 100.0) -> dict[str, Any]:
     """Mount the version: on one warm node for a local process, on every warm node where Kubernetes chooses among them.
 
-    Returns `target` and `nodes` (node, address, target, ours: whether to unmount it afterwards). Raises AirflowException
+    percent: how much of it a node must have; what is not resident is read on demand through the view. Returns `target` and
+    `nodes` (node, address, target, ours: whether to unmount it afterwards). Raises AirflowException
     (tried again) when no node reports verified residency.
     """
     from cacheengine.client import control_for
@@ -132,10 +142,11 @@ def mount(planned: Mapping[str, Any], first_try: bool) -> dict[str, Any]:
     config = load_config()
     idc, version = planned["idc"], planned["version"]
     with control_for(config, idc) as control:
-        nodes = warm_nodes(control.nodes(), version)
+        nodes = warm_nodes(control.nodes(), version, percent)
     if not nodes:
+        much = "all of it" if percent >= 100 else f"{percent:g} % of it"
         raise AirflowException(
-            f"train on {planned['dataset']}@{version[:12]} in {idc}: no live gpu node reports all of it resident and verified. "
+            f"train on {planned['dataset']}@{version[:12]} in {idc}: no live gpu node reports {much} resident and verified. "
             "Next: see `outlap nodes` and `outlap residency`; clear the task `warm`"
         )
     if airflow_settings(config).launcher == "process":
@@ -230,6 +241,37 @@ def run_command(words: list[str], environment: Mapping[str, str]) -> dict[str, A
     if code:
         raise AirflowException(f"{' '.join(words)}: exit code {code}. Next: see its output above")
     return told_last if isinstance(told_last, dict) else None
+
+
+@told()
+def still_warm(
+    planned: Mapping[str, Any], mounted: Mapping[str, Any], percent: float = 100.0
+) -> dict[str, Any]:
+    """What of `mounted` a retry can use: the same nodes, less those that are not warm any more. No nodes: none of them is."""
+    from cacheengine.client import control_for
+
+    with control_for(load_config(), planned["idc"]) as control:
+        warm = {node.node for node in warm_nodes(control.nodes(), planned["version"], percent)}
+    kept = [item for item in mounted["nodes"] if item["node"] in warm]
+    return {**mounted, "nodes": kept, "target": kept[0]["target"] if kept else mounted["target"]}
+
+
+def train_again(
+    planned: Mapping[str, Any], mounted: Mapping[str, Any], command: str, percent: float
+) -> dict[str, Any]:
+    """A retry: on the node of the first try while that is warm, else on another that is, whose view goes with it."""
+    kept = still_warm(planned, mounted, percent)
+    if kept["nodes"]:
+        log.info("again on %s, which is still warm", kept["nodes"][0]["node"])
+        return train(planned, kept, command)
+    moved = mount(planned, True, percent)
+    log.warning(
+        "%s is not warm any more; again on %s", mounted["nodes"][0]["node"], moved["nodes"][0]["node"]
+    )
+    try:
+        return train(planned, moved, command)
+    finally:
+        unmount(planned, moved)
 
 
 @told()

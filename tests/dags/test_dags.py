@@ -79,6 +79,12 @@ store = "lake-b"
 control = "http://127.0.0.1:9"
 [idc.idc-c]
 store = "lake-b"
+[[airflow.trainings]]
+name = "night"
+dataset = "front"
+cron = "0 6 * * *"
+timezone = "Europe/Berlin"
+priority = 7
 """
 
 
@@ -111,9 +117,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_every_dag_can_be_read_and_stored(told: dict[str, Any]) -> None:
     assert told["errors"] == {}
-    assert set(told["dags"]) == EXPECTED
+    assert set(told["dags"]) == EXPECTED | {"train_night"}
     for name, dag in told["dags"].items():
-        assert Path(dag["file"]).name == f"{name}.py"
+        assert Path(dag["file"]).name == ("scheduled_training.py" if name == "train_night" else f"{name}.py")
 
 
 def test_reading_does_no_work(told: dict[str, Any]) -> None:
@@ -159,11 +165,14 @@ def test_events_lead_from_publish_to_sync_to_warm(told: dict[str, Any]) -> None:
 
 
 def test_training_follows_residency_and_always_unmounts(told: dict[str, Any]) -> None:
+    assert told["dags"]["train_night"]["timetable"] == "TrainingTimetable"
+    assert told["dags"]["train_night"]["tasks"]["train"]["pool"] == "training"
     tasks = told["dags"]["scheduled_training"]["tasks"]
     assert {"warm"} <= set(tasks["wait_to_train"]["upstream"])
     assert {"wait_to_train"} <= set(tasks["mount"]["upstream"])
-    assert tasks["unmount"]["teardown"]
-    assert {"train", "unmount"} & set(tasks["what_to_free"]["upstream"])
+    assert tasks["unmount"]["teardown"] and tasks["unpin"]["teardown"]
+    assert {"pin"} <= set(tasks["warm"]["upstream"])
+    assert {"train", "unmount", "unpin"} & set(tasks["what_to_free"]["upstream"])
 
 
 def test_the_launcher_is_chosen_by_configuration(tmp_path: Path, told: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +75,7 @@ def test_keys_come_apart_again_and_fit_airflow(dataset: str, version: str, idc: 
 
 
 def test_destinations_and_pools_follow_the_settings(idcs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(pools.pools(load_config())) == ["sync_idc-a_idc-b"]
+    assert list(pools.pools(load_config())) == ["training", "sync_idc-a_idc-b"]
     file = pools.write_pools_file(load_config(), idcs.home / "pools.json")
     assert json.loads(file.read_text())["sync_idc-a_idc-b"]["slots"] == 2
     monkeypatch.setenv("OUTLAP_AIRFLOW_DESTINATIONS", '["idc-a", "idc-b"]')
@@ -329,38 +328,3 @@ def test_a_command_is_no_shell_line_and_sees_no_secret(monkeypatch: pytest.Monke
         training.run_command([sys.executable, "-c", "raise SystemExit(3)"], environment)
     with pytest.raises(AirflowFailException, match="no-such-program"):
         training.run_command(["no-such-program"], environment)
-
-
-POD = """
-import json
-from outlap_airflow.kubernetes import TrainOnWarmNodes
-operator = TrainOnWarmNodes(
-    task_id="train", name="outlap-train", image="i", namespace="outlap", command="python -m outlap_airflow.train {mount}",
-    planned={"dataset": "d", "version": "v"},
-    mounted={"target": "/m/d@v1", "nodes": [{"node": "b2", "target": "/m/d@v1"}, {"node": "b1", "target": "/m/d@v1"}]},
-)
-operator.place(operator.planned, operator.mounted)
-print("POD" + json.dumps(operator.build_pod_request_obj(dry_run=True).to_dict(), default=str))
-"""
-
-
-def test_a_pod_may_run_on_warm_nodes_only() -> None:
-    done = subprocess.run([sys.executable, "-c", POD], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    spec = json.loads(done.stdout.split("POD", 1)[1])["spec"]
-    required = spec["affinity"]["node_affinity"]["required_during_scheduling_ignored_during_execution"]
-    (match,) = required["node_selector_terms"][0]["match_expressions"]
-    assert (match["key"], match["operator"], match["values"]) == (
-        "kubernetes.io/hostname",
-        "In",
-        ["b1", "b2"],
-    )
-    (container,) = spec["containers"]
-    assert container["command"] == ["python"]
-    assert container["args"] == ["-m", "outlap_airflow.train", "/m/d@v1"]
-    view = next(item for item in container["volume_mounts"] if item["name"] == "view")
-    assert (view["mount_path"], view["read_only"], view["mount_propagation"]) == (
-        "/m/d@v1",
-        True,
-        "HostToContainer",
-    )

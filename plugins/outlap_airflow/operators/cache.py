@@ -109,6 +109,7 @@ class Warm(_CacheJob):
     worker, for an Airflow without a triggerer.
     """
 
+    template_fields: Sequence[str] = (*_CacheJob.template_fields, "priority")
     ui_color = "#e6f4ea"
     kind = "warm"
 
@@ -116,7 +117,7 @@ class Warm(_CacheJob):
         self,
         *,
         pin: bool = False,
-        priority: int = 0,
+        priority: int | str = 0,
         bandwidth_bps: int | None = None,
         placement: Literal["all", "spread"] = "all",
         copies: int = 1,
@@ -127,7 +128,7 @@ class Warm(_CacheJob):
         self.placement, self.copies = placement, copies
 
     def fields(self) -> dict[str, Any]:
-        asked = {"pin": self.pin, "priority": self.priority, "bandwidth_bps": self.bandwidth_bps}
+        asked = {"pin": self.pin, "priority": int(self.priority or 0), "bandwidth_bps": self.bandwidth_bps}
         found = {**super().fields(), **{name: value for name, value in asked.items() if value}}
         return (
             found
