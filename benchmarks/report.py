@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lake.errors import Refused
 
@@ -146,8 +147,8 @@ def into_page(page: str, section: str) -> str:
     return "".join(pieces)
 
 
-def write_plot(report: Report, path: Path) -> None:
-    """All plots of a report as one SVG. Raises Refused where matplotlib is missing (`make bench` installs it)."""
+def pyplot(path: Path) -> Any:
+    """matplotlib, set to draw the same SVG for the same figures. Raises Refused where it is missing (`make bench` installs it)."""
     try:
         import matplotlib as mpl
     except ImportError as error:
@@ -158,8 +159,14 @@ def write_plot(report: Report, path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "outlap"
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def write_plot(report: Report, path: Path) -> None:
+    """All plots of a report as one SVG. Raises Refused where matplotlib is missing."""
+    drawing = pyplot(path)
     count = len(report.plots)
-    figure, axes = pyplot.subplots(count, 1, figsize=(11, 3.6 * count), squeeze=False)
+    figure, axes = drawing.subplots(count, 1, figsize=(11, 3.6 * count), squeeze=False)
     for axis, plot in zip(axes[:, 0], report.plots, strict=True):
         width = 0.85 / max(1, len(plot.series))
         for place, (name, values) in enumerate(plot.series.items()):
@@ -172,4 +179,4 @@ def write_plot(report: Report, path: Path) -> None:
         axis.grid(axis="y", alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    drawing.close(figure)

@@ -37,6 +37,7 @@ from outlap.commands import (
     repack,
     residency,
     retention,
+    simulate,
     split,
     status,
     sync,
@@ -66,6 +67,7 @@ app.command("down", rich_help_panel=_STACK)(down.down)
 app.command("status", rich_help_panel=_STACK)(status.status)
 app.command("doctor", rich_help_panel=_STACK)(doctor.doctor)
 app.add_typer(bench.app, rich_help_panel=_STACK)
+app.command("simulate", rich_help_panel=_STACK)(simulate.simulate)
 app.command("ingest", rich_help_panel=_DATA)(ingest.ingest)
 app.add_typer(quarantine.quarantine, name="quarantine", rich_help_panel=_DATA)
 app.command("profile", rich_help_panel=_DATA)(profile.profile)
