@@ -12,7 +12,8 @@ from outlap import cli, show
 from outlap.commands import show as show_command
 
 COMMANDS = (
-    *("demo", "up", "down", "status", "doctor", "ingest", "publish", "show", "diff", "verify", "sync"),
+    *("demo", "up", "down", "status", "doctor", "simulate", "ingest", "publish", "show", "diff"),
+    *("verify", "sync"),
     *("warm", "free", "pin", "unpin", "mount", "umount", "nodes", "residency"),
     *("derive", "split", "export", "profile", "repack"),
     *("history", "rollback", "delete", "undelete", "retention", "gc", "delete-drive"),
