@@ -335,6 +335,7 @@ class NodeState(Wire):
     miss_bytes: int = 0
     store_bytes: int = 0
     store_requests: int = 0
+    peer_bytes: int = 0
 
 
 class Owner(Wire):

@@ -16,6 +16,7 @@ from lake.errors import Explained
 from outlap import show
 from outlap.commands import (
     bench,
+    config,
     delete,
     delete_drive,
     demo,
@@ -28,6 +29,7 @@ from outlap.commands import (
     gc,
     history,
     ingest,
+    jobs,
     mount,
     nodes,
     pin,
@@ -41,6 +43,7 @@ from outlap.commands import (
     split,
     status,
     sync,
+    top,
     up,
     verify,
     warm,
@@ -95,6 +98,9 @@ app.command("mount", rich_help_panel=_CACHE)(mount.mount)
 app.command("umount", rich_help_panel=_CACHE)(mount.umount)
 app.command("nodes", rich_help_panel=_CACHE)(nodes.nodes)
 app.command("residency", rich_help_panel=_CACHE)(residency.residency)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=_CACHE)
+app.command("top", rich_help_panel=_CACHE)(top.top)
+app.add_typer(config.app, name="config", rich_help_panel=_CACHE)
 
 
 def _version(wanted: bool) -> None:

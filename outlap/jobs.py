@@ -34,6 +34,29 @@ def follow(control: Control, job: Job) -> Job:
     return job
 
 
+def share(job: Job) -> str:
+    """How much of it is done."""
+    return f"{job.bytes_done / job.bytes_total:.0%}" if job.bytes_total else f"{job.files_done:,} files"
+
+
+def show_nodes(job: Job) -> None:
+    """How far each node is."""
+    show.table(
+        ("node", "state", "files", "bytes", "rate", "failures"),
+        [
+            (
+                node.node,
+                node.state,
+                f"{node.files_done:,} of {node.files_total:,}",
+                f"{show.size(node.bytes_done)} of {show.size(node.bytes_total)}",
+                f"{show.size(node.rate_bps)}/s",
+                len(node.failures),
+            )
+            for node in job.nodes
+        ],
+    )
+
+
 def show_job(job: Job, as_json: bool) -> None:
     if as_json:
         show.json_line(job.model_dump())
@@ -42,6 +65,8 @@ def show_job(job: Job, as_json: bool) -> None:
         f"{job.kind} {job.dataset}@{job.tag} ({job.version[:12]}): {job.state}, "
         f"{job.files_done:,} of {job.files_total:,} files, {show.size(job.bytes_done)} of {show.size(job.bytes_total)}"
     )
+    if job.cause:
+        show.line(f"cause: {job.cause}")
     if job.error:
         show.line(f"{'note' if job.state == 'done' else 'why'}: {job.error}")
     if job.state == "done":
@@ -51,4 +76,7 @@ def show_job(job: Job, as_json: bool) -> None:
     if len(job.failures) > FAILURES_SHOWN:
         show.line(f"and {len(job.failures) - FAILURES_SHOWN:,} more (--json lists them all)")
     if job.state not in ENDED:
-        show.line(f"it goes on; job {job.id}")
+        left = "" if job.eta_s is None else f", about {show.seconds(job.eta_s)} left"
+        show.line(f"it goes on{left}; job {job.id}")
+    elif job.kind == "warm":
+        show.line(f"go on with it: outlap jobs resume {job.id}")

@@ -52,6 +52,8 @@ def main() -> int:
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=3,
+        # longer than any node's interval: a connection that is closed just as it is used again looks like a failure
+        timeout_keep_alive=120,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )

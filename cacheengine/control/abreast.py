@@ -19,6 +19,7 @@ from cacheengine.control.tables import writing
 from cacheengine.wire import Heartbeat
 
 T = TypeVar("T")
+MOST_JOINING = 50
 
 
 class _News(NamedTuple):
@@ -44,6 +45,7 @@ def _read(service: Service) -> _News | None:
             return now.get(topic, 0) != known.get(topic, -1)
 
         nodes = nodestore.read(connection, known.get("nodes", -1)) if moved("nodes") else {}
+        nodes = nodestore.read_whole(connection, nodes, board.beaten(service.board, nodes))
         return _News(
             revisions=now,
             nodes=nodes,
@@ -97,14 +99,20 @@ async def flush(running: Running) -> None:
         pending = [
             _pending(service, node, frozenset(keys)) for node, keys in dirty.items() if node in state.nodes
         ]
+        state.whole -= dirty.keys()
         try:
             revision, beaten = await run_in_threadpool(_write, service, pending)
         except BaseException:
             for node, keys in dirty.items():
                 state.dirty.setdefault(node, set()).update(keys)
+            state.whole.update(one.heartbeat.node for one in pending if one.whole)
             raise
         for one in pending:
             node = one.heartbeat.node
+            if node in beaten and node in state.nodes:
+                # the next look into the database says whose is later; when it is ours, all of it is written
+                state.whole.add(node)
+                state.dirty.setdefault(node, set())
             if node in beaten or node not in state.nodes:
                 continue
             stored = (one.heartbeat.session, one.heartbeat.number)
@@ -120,7 +128,13 @@ def _pending(
     known = service.board.nodes[node]
     before, now = service.board.leased.get(node, frozenset()), board.leases(known.heard.heartbeat)
     return nodestore.Pending(
-        known.heard.heartbeat, known.heard.seen_ns, known.stored, changed, before - now, now - before
+        known.heard.heartbeat,
+        known.heard.seen_ns,
+        known.stored,
+        changed,
+        node in service.board.whole,
+        before - now,
+        now - before,
     )
 
 
@@ -140,9 +154,7 @@ async def take(running: Running, heartbeat: Heartbeat) -> bool:
             if node not in service.board.nodes:
                 return False
         else:
-            async with running.abreast:
-                await run_in_threadpool(_take_on, service, heartbeat)
-                await _refresh(service)
+            await _join(running, heartbeat)
     before = service.board.nodes[node].heard.heartbeat
     known = board.take(service.board, heartbeat, service.now_ns())
     now = service.board.nodes[node].heard
@@ -154,9 +166,24 @@ async def take(running: Running, heartbeat: Heartbeat) -> bool:
     return known
 
 
-def _take_on(service: Service, heartbeat: Heartbeat) -> None:
+async def _join(running: Running, heartbeat: Heartbeat) -> None:
+    """Take a node on; whoever has the lock takes on all that wait, so that a whole group can come at once."""
+    service, joining = running.service, running.joining
+    joining[heartbeat.node] = heartbeat
+    async with running.abreast:
+        waiting = [joining.pop(node) for node in list(joining)[:MOST_JOINING]]
+        if waiting:
+            revision, new = await run_in_threadpool(_take_on, service, waiting)
+            if service.board.revisions.get("nodes") == revision - 1 and len(new) == len(waiting):
+                board.apply(service.board, new)
+                service.board.revisions["nodes"] = revision
+            else:
+                await _refresh(service)
+
+
+def _take_on(service: Service, heartbeats: list[Heartbeat]) -> tuple[int, dict[str, Row]]:
     with writing(service.engine) as connection:
-        nodestore.take_on(connection, heartbeat, service.now_ns())
+        return nodestore.take_on(connection, heartbeats, service.now_ns())
 
 
 async def look(running: Running, job: str) -> None:

@@ -15,6 +15,8 @@ from cacheengine.control.jobs import Heard, Spec
 from cacheengine.reporting import Key, joined, key_of
 from cacheengine.wire import Heartbeat, VersionReport
 
+MOST_SHARED = 100_000
+
 
 class Lease(NamedTuple):
     """A version that a node has mounted at `target`."""
@@ -34,17 +36,20 @@ class Known(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A node as the database has it. reports: those that changed since it was read last; None: no longer reported."""
+    """A node as the database has it. reports: those that changed since the last look (None: no longer reported), or all (`whole`)."""
 
     heartbeat: Heartbeat
     seen_ns: int
     generation: int
     reports: Mapping[Key, VersionReport | None]
+    whole: bool = False
 
 
 @dataclass
 class Board:
-    """dirty: node → keys of reports that are not written yet. leased: what the database says that each node has mounted.
+    """dirty: node → keys of reports that are not written yet. whole: nodes of which all is to be written, because another instance
+    wrote between. leased: what the database says that each node has mounted. shared: nodes that hold the same say the same, which is
+    kept once.
 
     bells: ring once when the generation of their node changes, or the node comes.
     """
@@ -52,6 +57,8 @@ class Board:
     started_ns: int
     nodes: dict[str, Known] = field(default_factory=dict)
     dirty: dict[str, set[Key]] = field(default_factory=dict)
+    whole: set[str] = field(default_factory=set)
+    shared: dict[VersionReport, VersionReport] = field(default_factory=dict)
     leased: dict[str, frozenset[Lease]] = field(default_factory=dict)
     bells: dict[str, asyncio.Event] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
@@ -80,37 +87,68 @@ def _ring(board: Board, node: str) -> None:
         found.set()
 
 
+def _share(board: Board, heartbeat: Heartbeat) -> Heartbeat:
+    """The same heartbeat, its reports of resident versions those that other nodes sent before."""
+    if len(board.shared) > MOST_SHARED:
+        board.shared.clear()
+    versions = tuple(
+        board.shared.setdefault(report, report) if report.state == "resident" else report
+        for report in heartbeat.versions
+    )
+    return heartbeat.model_copy(update={"versions": versions})
+
+
 def take(board: Board, heartbeat: Heartbeat, now_ns: int) -> bool:
     """A heartbeat of a known node. False: it builds on what is not known here, so all that it proves is that the node lives."""
     known = board.nodes[heartbeat.node]
-    both = joined(known.heard.heartbeat, heartbeat)
+    both = joined(known.heard.heartbeat, _share(board, heartbeat))
     after = known.heard.heartbeat if both is None else both.heartbeat
     board.nodes[heartbeat.node] = known._replace(heard=Heard(after, now_ns))
     board.dirty.setdefault(heartbeat.node, set()).update(() if both is None else both.changed)
     return both is not None
 
 
+def is_older(known: Heartbeat, other: Heartbeat) -> bool:
+    """Whether another instance's heartbeat of a node comes after ours. Of two runs of an agent, what the database has is the later."""
+    return known.session != other.session or known.number < other.number
+
+
+def beaten(board: Board, rows: Mapping[str, Row]) -> set[str]:
+    """Nodes of which memory has news that the database has not, and the database later ones."""
+    nodes, dirty = dict(board.nodes), set(board.dirty)
+    return {
+        name
+        for name, row in rows.items()
+        if name in dirty and name in nodes and is_older(nodes[name].heard.heartbeat, row.heartbeat)
+    }
+
+
 def apply(board: Board, rows: Mapping[str, Row]) -> None:
     """Let in what the database says of nodes, where it is news."""
     for name, row in rows.items():
         known = board.nodes.get(name)
-        before = None if known is None else known.heard.heartbeat
         seen_ns = max(row.seen_ns, board.started_ns)
         stored = (row.heartbeat.session, row.heartbeat.number)
-        if known is None or before is None:
-            found = Known(Heard(_with(None, row), seen_ns), row.generation, stored)
-        elif before.session == row.heartbeat.session and before.number >= row.heartbeat.number:
-            found = known._replace(generation=max(row.generation, known.generation), stored=stored)
-        else:
-            found = Known(Heard(_with(before, row), seen_ns), row.generation, stored)
+        if known is None:
+            found = Known(Heard(_share(board, _with(None, row)), seen_ns), row.generation, stored)
+        elif is_older(known.heard.heartbeat, row.heartbeat):
+            after = _share(board, _with(known.heard.heartbeat, row))
+            if (
+                name in board.dirty and not row.whole
+            ):  # it came while we read: let the node say all of it again
+                after = after.model_copy(update={"session": ""})
+            found = Known(Heard(after, seen_ns), row.generation, stored)
             board.dirty.pop(name, None)
+            board.whole.discard(name)
+        else:
+            found = known._replace(generation=max(row.generation, known.generation), stored=stored)
         board.nodes[name] = found
         if known is None or known.generation != found.generation:
             _ring(board, name)
 
 
 def _with(before: Heartbeat | None, row: Row) -> Heartbeat:
-    reports = {} if before is None else {key_of(report): report for report in before.versions}
+    reports = {} if before is None or row.whole else {key_of(one): one for one in before.versions}
     for key, report in row.reports.items():
         if report is None:
             reports.pop(key, None)
@@ -129,5 +167,6 @@ def drop(board: Board, names: Iterable[str]) -> None:
     for name in list(names):
         board.nodes.pop(name, None)
         board.dirty.pop(name, None)
+        board.whole.discard(name)
         board.leased.pop(name, None)
         _ring(board, name)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from cacheengine.control import changes, tables
 from cacheengine.control.jobs import Heard
@@ -45,6 +46,7 @@ def node_state(heard: Heard, now_ns: int, dead_after_s: float) -> NodeState:
         miss_bytes=h.miss_bytes,
         store_bytes=h.store_bytes,
         store_requests=h.store_requests,
+        peer_bytes=h.peer_bytes,
     )
 
 
@@ -73,30 +75,62 @@ def raise_generations(connection: Connection, nodes: Sequence[str], revision: in
 
 def read_desired(connection: Connection, node: str, bandwidth_bps: int | None = None) -> Desired:
     """All that a node should hold, in a fixed order. bandwidth_bps: where a warm names none. Raises NotFound."""
-    entries = tables.desired.c
-    found = connection.execute(
-        select(tables.desired)
-        .where(entries.node == node)
-        .order_by(entries.dataset, entries.version, entries.list_id)
-    )
-    versions = tuple(
-        DesiredVersion(
-            dataset=row.dataset,
-            tag=row.tag,
-            version=row.version,
-            list_id=row.list_id or None,
-            pinned=row.pinned,
-            job=row.job,
-            priority=row.priority,
-            bandwidth_bps=row.bandwidth_bps if row.bandwidth_bps is not None else bandwidth_bps,
-            paused=row.paused,
-            nodes=row.selector,
-            placement=row.placement,
-            copies=row.copies,
-        )
-        for row in found
-    )
+    versions = tuple(_version(*row, bandwidth_bps) for row in connection.execute(_ENTRIES, {"of": node}))
     return Desired(node=node, generation=generation(connection, node), versions=versions)
+
+
+_C = tables.desired.c
+_ENTRIES = (
+    select(
+        _C.dataset,
+        _C.tag,
+        _C.version,
+        _C.list_id,
+        _C.pinned,
+        _C.job,
+        _C.selector,
+        _C.placement,
+        _C.copies,
+        _C.priority,
+        _C.paused,
+        _C.bandwidth_bps,
+    )
+    .where(_C.node == bindparam("of"))
+    .order_by(_C.dataset, _C.version, _C.list_id)
+)
+
+
+# a warm makes all nodes ask at once, and they are mostly told the same
+@lru_cache(maxsize=10_000)
+def _version(
+    dataset: str,
+    tag: str,
+    version: str,
+    list_id: str,
+    pinned: bool,
+    job: str | None,
+    nodes: str,
+    placement: Placement,
+    copies: int,
+    priority: int,
+    paused: bool,
+    own_bps: int | None,
+    default_bps: int | None,
+) -> DesiredVersion:
+    return DesiredVersion(
+        dataset=dataset,
+        tag=tag,
+        version=version,
+        list_id=list_id or None,
+        pinned=pinned,
+        job=job,
+        nodes=nodes,
+        placement=placement,
+        copies=copies,
+        priority=priority,
+        bandwidth_bps=own_bps if own_bps is not None else default_bps,
+        paused=paused,
+    )
 
 
 class Wish(NamedTuple):

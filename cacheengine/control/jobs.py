@@ -235,6 +235,19 @@ def _totals_done(spec: Spec, heard: Mapping[str, Heard], verdicts: Sequence[_Ver
     return min(spec.files, files), min(spec.bytes, sum(report.bytes_resident for report in now) // copies)
 
 
+def _with_eta(verdicts: Sequence[_Verdict], typical_bps: float | None) -> list[_Verdict]:
+    """Nodes that measured nothing yet are taken to be as fast as the others, so that there is an ETA from the start."""
+    return [
+        verdict._replace(eta_s=_eta(verdict.progress.bytes_total - verdict.progress.bytes_done, typical_bps))
+        if typical_bps
+        and verdict.eta_s is None
+        and verdict.state in ("queued", "running")
+        and not verdict.why
+        else verdict
+        for verdict in verdicts
+    ]
+
+
 def judge(spec: Spec, heard: Mapping[str, Heard], now_ns: int, limits: Limits) -> Job:
     """The job as of now.
 
@@ -243,6 +256,7 @@ def judge(spec: Spec, heard: Mapping[str, Heard], now_ns: int, limits: Limits) -
     never measured.
     """
     verdicts = [_on_node(spec, chosen, heard.get(chosen.node), now_ns, limits) for chosen in spec.nodes]
+    verdicts = _with_eta(verdicts, typical_rate(heard))
     state = _joined_state([verdict.state for verdict in verdicts])
     files, size = _totals_done(spec, heard, verdicts)
     if spec.placement == "spread" and spec.kind == "warm" and state == "done" and files < spec.files:
@@ -301,17 +315,28 @@ def _seconds(missing: int, rate: float | None, change: float) -> float | None:
     return missing / max(rate + change, rate / 10) if rate else None
 
 
-def _node_estimate(spec: Spec, heartbeat: Heartbeat, desired: Desired) -> NodeEstimate:
+class Lacking(NamedTuple):
+    """Files and bytes of a version that a node holds for no other version."""
+
+    files: int
+    bytes: int
+
+
+def _node_estimate(
+    spec: Spec, heartbeat: Heartbeat, desired: Desired, lacking: Lacking, typical_bps: float | None
+) -> NodeEstimate:
     report = _report(spec, heartbeat)
-    files = max(0, spec.files - (report.files_resident if report else 0))
-    missing = max(0, spec.bytes - (report.bytes_resident if report else 0))
+    files = min(lacking.files, max(0, spec.files - (report.files_resident if report else 0)))
+    missing = min(lacking.bytes, max(0, spec.bytes - (report.bytes_resident if report else 0)))
     usable = [directory for directory in heartbeat.dirs if directory.state == "normal"]
     spare = sum(max(0, min(d.quota - d.used, d.free_on_disk)) for d in usable)
     fits: bool = True
     evicts: tuple[str, ...] = ()
     if missing > spare:
         fits, evicts = _make_room(heartbeat, desired, spec.version, missing, spare)
-    rate, spread = heartbeat.fetch_bps, heartbeat.fetch_bps_spread or 0.0
+    rate, spread = heartbeat.fetch_bps or typical_bps, heartbeat.fetch_bps_spread or 0.0
+    if rate and spec.bandwidth_bps is not None and rate > spec.bandwidth_bps:
+        rate, spread = float(spec.bandwidth_bps), 0.0
     return NodeEstimate(
         node=heartbeat.node,
         files_missing=files,
@@ -325,14 +350,30 @@ def _node_estimate(spec: Spec, heartbeat: Heartbeat, desired: Desired) -> NodeEs
     )
 
 
-def estimate(spec: Spec, heard: Mapping[str, Heard], desired: Mapping[str, Desired]) -> Estimate:
+def typical_rate(heard: Mapping[str, Heard]) -> float | None:
+    """The mean of the rates that nodes measured; None when none did."""
+    rates = [h.heartbeat.fetch_bps for h in heard.values() if h.heartbeat.fetch_bps]
+    return sum(rates) / len(rates) if rates else None
+
+
+def estimate(
+    spec: Spec,
+    heard: Mapping[str, Heard],
+    desired: Mapping[str, Desired],
+    lacking: Mapping[str, Lacking] | None = None,
+) -> Estimate:
     """What the warm would cost each node and all of them (the slowest), from rates the nodes measured.
 
-    An upper bound: packs that a node already holds for another version are not known here.
+    lacking: what each node holds for no other version (default: all). A node that measured nothing is taken to be as fast as others.
     """
+    typical, everything = typical_rate(heard), Lacking(spec.files, spec.bytes)
     each = tuple(
         _node_estimate(
-            spec, heard[c.node].heartbeat, desired.get(c.node) or Desired(node=c.node, generation=0)
+            spec,
+            heard[c.node].heartbeat,
+            desired.get(c.node) or Desired(node=c.node, generation=0),
+            (lacking or {}).get(c.node, everything),
+            typical,
         )
         for c in spec.nodes
         if c.node in heard

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from cacheengine.control import changes, desired, jobstore, totals
+from cacheengine.control import changes, desired, increments, jobstore, totals
 from cacheengine.control.board import heard as heard_now
-from cacheengine.control.jobs import Chosen, Heard, Spec, estimate
+from cacheengine.control.jobs import Chosen, Heard, Lacking, Spec, estimate
 from cacheengine.control.placement import check_selector, select_nodes
 from cacheengine.control.service import Service
 from cacheengine.control.tables import WHOLE, writing
@@ -156,7 +156,36 @@ def estimate_warm(service: Service, request: WarmRequest) -> Estimate:
     with service.engine.connect() as connection:
         held = {node: desired.read_desired(connection, node) for node in nodes}
     spec = _spec(wanted, request, dict.fromkeys(nodes, 0), "", service.now_ns())
-    return estimate(spec, heard, held)
+    capped = spec.bandwidth_bps or service.chosen.group.bandwidth_bps
+    spec = spec.model_copy(update={"bandwidth_bps": capped})
+    lacking = _lacking(service, wanted, [node for node in nodes if node in heard], heard)
+    return estimate(spec, heard, held, lacking)
+
+
+def _lacking(
+    service: Service, wanted: _Wanted, nodes: Sequence[str], heard: dict[str, Heard]
+) -> dict[str, Lacking]:
+    """What each node holds for no other version of the dataset. Nodes that hold the same are computed once."""
+    found: dict[tuple[str, ...], Lacking] = {}
+    each = {}
+    for node in nodes:
+        whole = tuple(
+            sorted(
+                report.version
+                for report in heard[node].heartbeat.versions
+                if report.dataset == wanted.dataset
+                and report.list_id is None
+                and report.group is None
+                and report.state == "resident"
+                and report.version != wanted.version
+            )
+        )
+        if whole and whole not in found:
+            paths = None if wanted.list_id is None else wanted.paths
+            found[whole] = Lacking(*increments.missing(service.lake(), wanted.version, paths, whole))
+        if whole:
+            each[node] = found[whole]
+    return each
 
 
 def free(service: Service, request: FreeRequest, cause: str | None = None) -> Job:

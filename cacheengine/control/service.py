@@ -14,7 +14,7 @@ from cacheengine.control.board import Board
 from cacheengine.control.groupsettings import Chosen, GroupSettings, chosen
 from cacheengine.control.jobs import Limits
 from cacheengine.control.settings import ControlSettings
-from cacheengine.wire import GroupAnswer, Held, TokenAnswer
+from cacheengine.wire import GroupAnswer, Heartbeat, Held, TokenAnswer
 from lake.stores import Store
 
 INTERVALS_TO_DIE = 3.0
@@ -63,10 +63,11 @@ class Watch:
 
 @dataclass(frozen=True)
 class Running:
-    """One process of the service. `abreast`: held while memory and database are brought together."""
+    """One process of the service. `abreast`: held while memory and database are brought together. `joining`: nodes that wait for it."""
 
     settings: ControlSettings
     idc: str
     service: Service
     watch: Watch = field(default_factory=Watch)
     abreast: asyncio.Lock = field(default_factory=asyncio.Lock)
+    joining: dict[str, Heartbeat] = field(default_factory=dict)

@@ -18,6 +18,8 @@ class ControlSettings(BaseSettings):
     `poll_s`: how often an instance looks into the database for what another one changed. `flush_s`: how often it writes what heartbeats
     brought. `policy_every_s`: how often it looks whether a policy frees something. `heartbeat_interval_s`, `dead_after_s`,
     `dead_grace_s`, `keep_days`, `member_away_s`: defaults of the group's settings of these names (cacheengine.control.groupsettings).
+    `kubernetes_labels`: keep labels of Kubernetes nodes that say what each holds, every `kubernetes_every_s`; through the API of the
+    cluster that the service runs in, or at `kubernetes_url`, with the token in `kubernetes_token_file`.
     """
 
     model_config = SettingsConfigDict(env_prefix="OUTLAP_CONTROL_", extra="ignore")
@@ -37,6 +39,11 @@ class ControlSettings(BaseSettings):
     policy_every_s: float = Field(default=30.0, gt=0)
     keep_days: float = Field(default=30.0, gt=0)
     member_away_s: float = Field(default=300.0, gt=0)
+    kubernetes_labels: bool = False
+    kubernetes_url: str | None = None
+    kubernetes_token_file: Path | None = None
+    kubernetes_ca_file: Path | None = None
+    kubernetes_every_s: float = Field(default=15.0, gt=0)
     max_body_bytes: int = Field(default=256 << 20, gt=0)
 
     @field_validator("listen")

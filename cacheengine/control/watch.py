@@ -13,10 +13,22 @@ from contextlib import asynccontextmanager
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from cacheengine.control import abreast, activejobs, jobstore, metrics, nodestore, policies
+from cacheengine.control import (
+    abreast,
+    activejobs,
+    desired,
+    jobstore,
+    metrics,
+    nodelabels,
+    nodestore,
+    policies,
+    totals,
+)
+from cacheengine.control.board import heard
 from cacheengine.control.routes import group
 from cacheengine.control.service import Running
 from cacheengine.control.tables import writing
+from lake.errors import NotFound
 
 log = structlog.get_logger("outlap.control")
 PRUNE_EVERY_S = 3600.0
@@ -70,6 +82,25 @@ async def look_at_group(running: Running) -> None:
     await group.refresh(running)
 
 
+async def label_nodes(running: Running, cluster: nodelabels.Cluster) -> None:
+    """Say in labels of Kubernetes nodes what each holds."""
+    service = running.service
+    now_ns, limit_s = service.now_ns(), service.limits.dead_after_s
+    nodes = {name: desired.node_state(one, now_ns, limit_s) for name, one in heard(service.board).items()}
+
+    def total_of(version: str) -> int:
+        if version not in cluster.totals:
+            try:
+                cluster.totals[version] = totals.of_version(service.lake(), version).bytes
+            except NotFound:  # no store has it any more: then what nodes say is all there is
+                return max(
+                    r.bytes_total for node in nodes.values() for r in node.versions if r.version == version
+                )
+        return cluster.totals[version]
+
+    await run_in_threadpool(nodelabels.round_of, cluster, nodes, total_of)
+
+
 @asynccontextmanager
 async def watching(running: Running) -> AsyncIterator[None]:
     """Run all loops; at the end what heartbeats brought is written."""
@@ -81,6 +112,10 @@ async def watching(running: Running) -> AsyncIterator[None]:
         _every(running, "policies", settings.policy_every_s, lambda: free_by_policy(running)),
         _every(running, "forgetting", PRUNE_EVERY_S, lambda: prune(running, seen)),
     ]
+    if settings.kubernetes_labels:
+        cluster = nodelabels.connect(settings)
+        every_s = settings.kubernetes_every_s
+        loops.append(_every(running, "labelling nodes", every_s, lambda: label_nodes(running, cluster)))
     tasks = [asyncio.create_task(loop) for loop in loops]
     started = time.monotonic()
     try:

@@ -69,6 +69,12 @@ def nightly(quick: Quick = False, plot: Plot = None, write: Write = None, as_jso
     _bench("nightly", quick, plot, write, as_json)
 
 
+@app.command("control")
+def control(quick: Quick = False, plot: Plot = None, write: Write = None, as_json: AsJson = False) -> None:
+    """The control service under 1,000 simulated nodes of 100 versions each: requests, bytes, processor and latency."""
+    _bench("control", quick, plot, write, as_json)
+
+
 def _bench(name: str, quick: bool, plot: Path | None, write: Path | None, as_json: bool) -> None:
     """Run `benchmarks.<name>.run(quick) -> Report` and show it. A goal that is not met is a figure, no failure."""
     import structlog

@@ -23,7 +23,7 @@ def nodes(as_json: AsJson = False) -> None:
             "alive" if node.alive else f"silent since {show.moment(node.seen_ns)}",
             node.address,
             f"{show.size(sum(d.used for d in node.dirs))} of {show.size(sum(d.quota for d in node.dirs))}",
-            len(node.versions),
+            node.versions_total or len(node.versions),
             len(node.mounts),
             show.size(node.store_bytes),
         )

@@ -7,17 +7,39 @@ from typing import Annotated
 import typer
 
 from outlap import show
-from outlap.options import AsJson
+from outlap.options import AsJson, CacheIdc
 
 
 def residency(
     dataset: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this dataset.")] = None,
+    affinity: Annotated[
+        str | None,
+        typer.Option(
+            "--affinity",
+            metavar="NAME@TAG",
+            help="Print a Kubernetes nodeAffinity instead (YAML): nodes weighted by how much of the version they hold.",
+        ),
+    ] = None,
+    required: Annotated[
+        bool, typer.Option("--required", help="With --affinity: only nodes that hold all of it.")
+    ] = False,
+    by_label: Annotated[
+        bool,
+        typer.Option(
+            "--by-label",
+            help="With --affinity: by labels that control keeps current, not by today's node names.",
+        ),
+    ] = False,
+    idc: CacheIdc = None,
     as_json: AsJson = False,
 ) -> None:
     """What every node really holds of each version, checked, and where it is mounted."""
     from lake.config import load_config
     from outlap.options import with_nodes
 
+    if affinity is not None:
+        _show_affinity(affinity, required, by_label, idc, as_json)
+        return
     found = with_nodes(load_config())
     rows = [
         (node, version)
@@ -52,3 +74,26 @@ def residency(
             for node, v in rows
         ],
     )
+
+
+def _show_affinity(version: str, required: bool, by_label: bool, idc: str | None, as_json: bool) -> None:
+    import yaml
+
+    from cacheengine import affinity
+    from cacheengine.wire import WarmRequest
+    from lake.config import load_config
+    from lake.refs import parse
+    from outlap.options import cache_control
+
+    dataset, ref = parse(version)
+    control = cache_control(load_config(), idc)
+    found = control.estimate(WarmRequest(dataset=dataset, ref=ref))
+    if by_label:
+        made = affinity.by_label(found.version, required)
+    else:
+        held = affinity.shares(control.nodes(dataset), found.version, found.bytes)
+        made = affinity.by_hostname(held, required)
+    if as_json:
+        show.json_line({"nodeAffinity": made})
+    else:
+        show.line(yaml.safe_dump({"nodeAffinity": made}, sort_keys=False).rstrip())

@@ -8,38 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters import convert_affinity
 from airflow.providers.cncf.kubernetes.operators.job import KubernetesJobOperator
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import models as k8s
 
+from cacheengine.affinity import on_nodes
 from outlap_airflow import training
 from outlap_airflow.faults import told
 from outlap_airflow.training import command_line
 
 OURS = ("planned", "mounted", "command", "percent")
 NODE = "node"
-HOSTNAME = "kubernetes.io/hostname"
 
 
 def affinity(nodes: Sequence[str], preferred: str | None = None) -> Any:
     """A pod may run on these nodes only: elsewhere there is no mount. preferred: where the try before ran."""
-
-    def term(names: Sequence[str]) -> Any:
-        found = k8s.V1NodeSelectorRequirement(key=HOSTNAME, operator="In", values=sorted(names))
-        return k8s.V1NodeSelectorTerm(match_expressions=[found])
-
-    wish = None
-    if preferred is not None and preferred in nodes:
-        wish = [k8s.V1PreferredSchedulingTerm(weight=100, preference=term([preferred]))]
-    return k8s.V1Affinity(
-        node_affinity=k8s.V1NodeAffinity(
-            required_during_scheduling_ignored_during_execution=k8s.V1NodeSelector(
-                node_selector_terms=[term(nodes)]
-            ),
-            preferred_during_scheduling_ignored_during_execution=wish,
-        )
-    )
+    return convert_affinity({"nodeAffinity": on_nodes(nodes, preferred)})
 
 
 @told()
