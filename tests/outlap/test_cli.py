@@ -14,7 +14,7 @@ from outlap.commands import show as show_command
 COMMANDS = (
     *("demo", "up", "down", "status", "doctor", "simulate", "ingest", "publish", "show", "diff"),
     *("verify", "sync"),
-    *("warm", "free", "pin", "unpin", "mount", "umount", "nodes", "residency"),
+    *("warm", "free", "pin", "unpin", "mount", "umount", "nodes", "residency", "top"),
     *("derive", "split", "export", "profile", "repack"),
     *("history", "rollback", "delete", "undelete", "retention", "gc", "delete-drive"),
 )
