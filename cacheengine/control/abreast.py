@@ -106,6 +106,8 @@ async def flush(running: Running) -> None:
             for node, keys in dirty.items():
                 state.dirty.setdefault(node, set()).update(keys)
             state.whole.update(one.heartbeat.node for one in pending if one.whole)
+            for one in pending:
+                state.seen.setdefault(one.heartbeat.node, set()).update(one.begun)
             raise
         for one in pending:
             node = one.heartbeat.node
@@ -127,14 +129,15 @@ def _pending(
 ) -> nodestore.Pending:
     known = service.board.nodes[node]
     before, now = service.board.leased.get(node, frozenset()), board.leases(known.heard.heartbeat)
+    begun = (now | service.board.seen.pop(node, set())) - before
     return nodestore.Pending(
         known.heard.heartbeat,
         known.heard.seen_ns,
         known.stored,
         changed,
         node in service.board.whole,
-        before - now,
-        now - before,
+        (before | begun) - now,
+        begun,
     )
 
 

@@ -48,8 +48,8 @@ class Row(NamedTuple):
 @dataclass
 class Board:
     """dirty: node → keys of reports that are not written yet. whole: nodes of which all is to be written, because another instance
-    wrote between. leased: what the database says that each node has mounted. shared: nodes that hold the same say the same, which is
-    kept once.
+    wrote between. leased: what the database says that each node has mounted; seen: what it had mounted since that was written.
+    shared: nodes that hold the same say the same, which is kept once.
 
     bells: ring once when the generation of their node changes, or the node comes.
     """
@@ -60,6 +60,7 @@ class Board:
     whole: set[str] = field(default_factory=set)
     shared: dict[VersionReport, VersionReport] = field(default_factory=dict)
     leased: dict[str, frozenset[Lease]] = field(default_factory=dict)
+    seen: dict[str, set[Lease]] = field(default_factory=dict)
     bells: dict[str, asyncio.Event] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
 
@@ -105,6 +106,8 @@ def take(board: Board, heartbeat: Heartbeat, now_ns: int) -> bool:
     after = known.heard.heartbeat if both is None else both.heartbeat
     board.nodes[heartbeat.node] = known._replace(heard=Heard(after, now_ns))
     board.dirty.setdefault(heartbeat.node, set()).update(() if both is None else both.changed)
+    if after.mounts:
+        board.seen.setdefault(heartbeat.node, set()).update(leases(after))
     return both is not None
 
 
@@ -169,4 +172,5 @@ def drop(board: Board, names: Iterable[str]) -> None:
         board.dirty.pop(name, None)
         board.whole.discard(name)
         board.leased.pop(name, None)
+        board.seen.pop(name, None)
         _ring(board, name)

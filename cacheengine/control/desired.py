@@ -140,7 +140,7 @@ class Wish(NamedTuple):
     tag: str
     version: str
     list_id: str
-    job: str
+    job: str | None
     pinned: bool = False
     priority: int = 0
     bandwidth_bps: int | None = None
@@ -198,15 +198,15 @@ def take_back(connection: Connection, job: str, pin: bool) -> set[str]:
 
 def entries_of(
     connection: Connection, dataset: str, version: str, nodes: Sequence[str]
-) -> list[tuple[str, str, bool]]:
-    """(node, list id or WHOLE, pinned) of every desired entry of a version on these nodes."""
+) -> list[tuple[str, Wish]]:
+    """(node, what was asked of it) of every desired entry of a version on these nodes."""
     c = tables.desired.c
     found = connection.execute(
-        select(c.node, c.list_id, c.pinned)
+        select(c.node, *(c[name] for name in Wish._fields))
         .where((c.dataset == dataset) & (c.version == version) & c.node.in_(list(nodes)))
         .order_by(c.node, c.list_id)
     )
-    return [(row.node, row.list_id, row.pinned) for row in found]
+    return [(row[0], Wish(*row[1:])) for row in found]
 
 
 def remove_entry(connection: Connection, node: str, dataset: str, version: str, list_id: str) -> None:

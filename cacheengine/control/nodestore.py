@@ -134,13 +134,13 @@ def _keys(connection: Connection, pending: Pending) -> Iterable[Key]:
 
 def _keep_leases(connection: Connection, pending: Pending, now_ns: int) -> None:
     c, node = tables.leases.c, pending.heartbeat.node
-    for lease in pending.ended:
-        mine = (c.node == node) & (c.target == lease.target) & (c.version == lease.version)
-        connection.execute(update(tables.leases).where(mine & c.ended_ns.is_(None)).values(ended_ns=now_ns))
     rows = [
         {"node": node, "since_ns": now_ns, "ended_ns": None, **lease._asdict()} for lease in pending.begun
     ]
     changes.put(connection, tables.leases, rows)
+    for lease in pending.ended:
+        mine = (c.node == node) & (c.target == lease.target) & (c.version == lease.version)
+        connection.execute(update(tables.leases).where(mine & c.ended_ns.is_(None)).values(ended_ns=now_ns))
 
 
 def open_leases(connection: Connection) -> dict[str, frozenset[Lease]]:

@@ -250,8 +250,9 @@ def _rests(service: Service, cut: _Cut) -> dict[str, tuple[str, tuple[str, ...]]
     with service.engine.connect() as connection:
         nodes = list(service.board.nodes)
         entries = desired.entries_of(connection, cut.request.dataset, cut.version, nodes)
-        lists = {list_id: desired.read_list(connection, list_id) for _, list_id, _ in entries if list_id}
-    if any(list_id == WHOLE for _, list_id, _ in entries):
+        kept = {wish.list_id for _, wish in entries}
+        lists = {list_id: desired.read_list(connection, list_id) for list_id in kept if list_id}
+    if WHOLE in kept:
         lists[WHOLE] = totals.all_paths(service.lake(), cut.version)
     return {
         list_id: desired.list_of(path for path in paths if path not in freed)
@@ -270,28 +271,25 @@ def _start_free(
     request, now_ns, job = cut.request, service.now_ns(), _new_id()
     revisions = changes.touch(connection, "jobs", "nodes")
     heard = heard_now(service.board)
-    holding = {
-        node for node, _, _ in desired.entries_of(connection, request.dataset, cut.version, list(heard))
-    }
+    holding = {node for node, _ in desired.entries_of(connection, request.dataset, cut.version, list(heard))}
     near = set(_select(service, heard, request.nodes))
     # a pattern reaches dead nodes too when they should hold the version: they let go of it when they are back
     every = select_nodes(request.nodes, desired.candidates(heard, now_ns, float("inf")))
     nodes = sorted(near | holding.intersection(every))
     raised = desired.raise_generations(connection, nodes, revisions["nodes"])
     released: list[str | None] = []
-    rest_of: dict[tuple[str, bool], list[str]] = {}
-    for node, list_id, pinned in desired.entries_of(connection, request.dataset, cut.version, nodes):
-        if request.files is not None and list_id not in rests:
+    rest_of: dict[desired.Wish, list[str]] = {}
+    for node, wish in desired.entries_of(connection, request.dataset, cut.version, nodes):
+        if request.files is not None and wish.list_id not in rests:
             continue
-        released.append(list_id or None)
-        desired.remove_entry(connection, node, request.dataset, cut.version, list_id)
-        if rests.get(list_id, ("", ()))[1]:
-            rest_of.setdefault((list_id, pinned), []).append(node)
-    for (list_id, pinned), holders in rest_of.items():
-        rest_id, rest = rests[list_id]
+        released.append(wish.list_id or None)
+        desired.remove_entry(connection, node, request.dataset, cut.version, wish.list_id)
+        if rests.get(wish.list_id, ("", ()))[1]:
+            rest_of.setdefault(wish, []).append(node)
+    for wish, holders in rest_of.items():
+        rest_id, rest = rests[wish.list_id]
         desired.put_list(connection, rest_id, rest, now_ns)
-        wish = desired.Wish(request.dataset, cut.tag, cut.version, rest_id, job, pinned)
-        desired.put_entries(connection, holders, wish, now_ns)
+        desired.put_entries(connection, holders, wish._replace(list_id=rest_id, job=job), now_ns)
     spec = Spec(
         id=job,
         kind="free",
@@ -322,7 +320,7 @@ def set_pin(service: Service, request: PinRequest, pinned: bool) -> list[Desired
         revision = changes.touch(connection, "nodes")["nodes"]
         chosen = _select(service, heard_now(service.board), request.nodes)
         holding: Sequence[str] = sorted(
-            {node for node, _, _ in desired.entries_of(connection, request.dataset, version, chosen)}
+            {node for node, _ in desired.entries_of(connection, request.dataset, version, chosen)}
         )
         if not holding:
             raise NotFound(

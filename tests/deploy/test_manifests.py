@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kubernetes.client import models
 from outlap_airflow.settings import AirflowSettings, airflow_settings
 
 from cacheengine.control.settings import ControlSettings, load_settings
 from cacheengine.node import NodeConfig, load_node
 from lake.config import Config, SecretRef, load_config
+from tests.cacheengine.kubernetes_types import problems
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 KINDS = {
@@ -23,55 +22,12 @@ KINDS = {
     ("v1", "Service"): "V1Service",
     ("v1", "ServiceAccount"): "V1ServiceAccount",
     ("v1", "PersistentVolumeClaim"): "V1PersistentVolumeClaim",
+    ("rbac.authorization.k8s.io/v1", "ClusterRole"): "V1ClusterRole",
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"): "V1ClusterRoleBinding",
     ("apps/v1", "Deployment"): "V1Deployment",
     ("apps/v1", "DaemonSet"): "V1DaemonSet",
 }
-SIMPLE: dict[str, type | tuple[type, ...]] = {
-    "str": str,
-    "int": int,
-    "bool": bool,
-    "float": (int, float),
-    "object": (str, int, float, bool, dict, list),
-}
 PLAIN_NAMES = {"OUTLAP_HOME", "OUTLAP_IDC", "OUTLAP_CONFIG"}
-
-
-def problems(value: Any, kind: str, where: str) -> Iterator[str]:
-    """Where a value differs from a Kubernetes type: unknown fields, wrong types, missing required ones."""
-    if inner := re.fullmatch(r"list\[(.+)]", kind):
-        if not isinstance(value, list):
-            yield f"{where}: no list"
-            return
-        for place, item in enumerate(value):
-            yield from problems(item, inner[1], f"{where}[{place}]")
-    elif inner := re.fullmatch(r"dict\(str, (.+)\)|dict\[str, (.+)]", kind):
-        if not isinstance(value, dict):
-            yield f"{where}: no mapping"
-            return
-        for key, item in value.items():
-            yield from problems(item, inner[1] or inner[2], f"{where}.{key}")
-    elif kind in SIMPLE:
-        if not isinstance(value, SIMPLE[kind]) or (kind == "int" and isinstance(value, bool)):
-            yield f"{where}: {value!r} is no {kind}"
-    else:
-        yield from _model_problems(value, kind, where)
-
-
-def _model_problems(value: Any, kind: str, where: str) -> Iterator[str]:
-    model = getattr(models, kind)
-    if not isinstance(value, dict):
-        yield f"{where}: no {kind}"
-        return
-    names = {json_name: name for name, json_name in model.attribute_map.items()}
-    for key, item in value.items():
-        if key not in names:
-            yield f"{where}.{key}: {kind} has no such field"
-        else:
-            yield from problems(item, model.openapi_types[names[key]], f"{where}.{key}")
-    try:  # its setters refuse what is required and missing
-        model(**{names[key]: item for key, item in value.items() if key in names})
-    except ValueError as error:
-        yield f"{where}: {error}"
 
 
 def documents() -> list[dict[str, Any]]:
@@ -114,7 +70,7 @@ def pod_like(which: str) -> dict[str, Any]:
 def test_every_field_is_one_of_kubernetes(document: dict[str, Any]) -> None:
     kind = KINDS[(document["apiVersion"], document["kind"])]
     assert list(problems(document, kind, document["kind"])) == []
-    if document["kind"] != "Namespace":
+    if document["kind"] not in ("Namespace", "ClusterRole", "ClusterRoleBinding"):
         assert document["metadata"]["namespace"] == named("Namespace", "outlap")["metadata"]["name"]
 
 
@@ -315,3 +271,17 @@ def test_secrets_stand_nowhere_and_the_readme_lists_all() -> None:
     for line in settings.splitlines():
         if re.match(r"(token|access_key_id|secret_access_key)\b", line):
             assert re.search(r'= \{ file = "/etc/outlap/secrets/[a-z/-]+" }$', line)
+
+
+def test_control_may_label_nodes_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment("control", monkeypatch, tmp_path)
+    assert load_settings().kubernetes_labels and pod(*PODS["control"])["automountServiceAccountToken"]
+    role, binding = (
+        named("ClusterRole", "outlap-node-labels"),
+        named("ClusterRoleBinding", "outlap-node-labels"),
+    )
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "patch"]}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    (subject,) = binding["subjects"]
+    assert subject["name"] == pod(*PODS["control"])["serviceAccountName"]
+    assert not named("ServiceAccount", "outlap-control")["automountServiceAccountToken"]
