@@ -39,6 +39,8 @@ from cacheengine.wire import (
     SettingRequest,
     TokenAnswer,
     TokenRequest,
+    Trace,
+    TraceRequest,
     UmountRequest,
     VersionReport,
     WarmRequest,
@@ -354,6 +356,11 @@ class AgentClient:
     def mount(self, request: MountRequest) -> MountAnswer:
         body = self._http.ask("POST", "/v1/mounts", request, timeout_s=MOUNT_TIMEOUT_S)
         return self._http.read(TypeAdapter(MountAnswer), body)  # type: ignore[no-any-return]
+
+    def trace(self, request: TraceRequest) -> Trace:
+        """Read a file of a view on the node. Raises NotFound."""
+        body = self._http.ask("POST", "/v1/trace", request, timeout_s=MOUNT_TIMEOUT_S)
+        return self._http.read(TypeAdapter(Trace), body)  # type: ignore[no-any-return]
 
     def umount(self, request: UmountRequest) -> None:
         self._http.ask("DELETE", "/v1/mounts", request, timeout_s=MOUNT_TIMEOUT_S)

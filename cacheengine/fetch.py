@@ -99,11 +99,13 @@ def _get(store: Store, key: str, offset: int, length: int) -> bytes:
 @dataclass(frozen=True)
 class Sources:
     """Where bytes come from besides the store. near: takes rows of a want from peers, checked and written, and gives those that are
-    left. open_named: stores of objects that were published in place. others: stores of other IDCs, asked last."""
+    left. open_named: stores of objects that were published in place. others: stores of other IDCs, asked last. told(source, pack,
+    first byte, bytes, seconds): hears where each request's bytes came from."""
 
     near: Callable[[PackWant, list[int], int], list[int]] = lambda want, rows, fd: rows
     open_named: OpenNamed = no_other_store
     others: Callable[[], Sequence[Store]] = lambda: ()
+    told: Callable[[str, str, int, int, float], None] = lambda source, pack, at, size, seconds: None
 
 
 STORE_ALONE = Sources()
@@ -114,8 +116,14 @@ def fetch_piece(
 ) -> list[Bad]:
     """Fetch one request's members, check and write them; those whose bytes are wrong twice. Raises NotFound, StoreDown, OSError."""
     # who has only an etag to go by cannot check what a peer sends
-    rows = list(range(piece.first, piece.last))
-    rows = sources.near(want, rows, fd) if want.hashed else rows
+    rows, started = list(range(piece.first, piece.last)), time.monotonic()
+    if want.hashed:
+        rows = sources.near(want, rows, fd)
+        taken = (
+            piece.length if not rows else sum(want.length[piece.first : piece.last]) - sum(want.length[rows])
+        )
+        if taken:
+            sources.told("peer", want.pack, piece.offset, int(taken), time.monotonic() - started)
     if not rows:
         return []
     left = want.take(np.array(rows, np.int64))
@@ -128,8 +136,10 @@ def fetch_piece(
 def _from_stores(store: Store, want: PackWant, piece: Piece, fd: int, sources: Sources) -> list[Bad]:
     failure: Explained | None = None
     bad: list[Bad] = []
+    started = time.monotonic()
     try:
         bad = _from_store(store, want, piece, fd, sources.open_named)
+        sources.told(f"store {store.name}", want.pack, piece.offset, piece.length, time.monotonic() - started)
         if not bad:
             return []
     except (NotFound, StoreDown) as error:
@@ -138,6 +148,8 @@ def _from_stores(store: Store, want: PackWant, piece: Piece, fd: int, sources: S
         try:
             if not _from_store(other, want, piece, fd, sources.open_named):
                 metrics.other_store_bytes.inc(piece.length)
+                seconds = time.monotonic() - started
+                sources.told(f"store {other.name}", want.pack, piece.offset, piece.length, seconds)
                 return []
         except (NotFound, StoreDown):
             continue

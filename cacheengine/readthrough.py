@@ -20,7 +20,19 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from cacheengine import disks, fetch, giveway, intime, metrics, packcache, peers, readahead, reserving, wanted
+from cacheengine import (
+    disks,
+    fetch,
+    giveway,
+    intime,
+    metrics,
+    packcache,
+    peers,
+    readahead,
+    reserving,
+    tracing,
+    wanted,
+)
 from cacheengine import have as haves
 from cacheengine.errors import Busy, FetchFailed, NoSpace
 from cacheengine.groupview import Watched
@@ -403,6 +415,9 @@ def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
     cache, store = open_cache(node.cache_dirs), node_store(config, node)
     folder = node.state_dir / "counts"
     folder.mkdir(parents=True, exist_ok=True)
-    sources = fetch.Sources(open_named=store_opener(config, node), others=other_stores(config, node))
+    told = tracing.told(folder)
+    sources = fetch.Sources(
+        open_named=store_opener(config, node), others=other_stores(config, node), told=told
+    )
     near = peers.open_peers(node.name, Watched(node.state_dir), client_tls(node))
     return ReadThrough(cache, store, node.views, folder / f"{name}.json", node.read_wait_s, sources, near)

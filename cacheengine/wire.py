@@ -370,6 +370,34 @@ class MountAnswer(Wire):
     packs_remote: int
 
 
+class TraceRequest(Wire):
+    """Asked of an agent: read this file of one of its views, and say where its bytes came from."""
+
+    path: str
+
+
+class TracePart(Wire):
+    """source: `page cache`, `disk`, `fetchfs` (resident, but served by it), `peer`, `store NAME`. seconds: what fetching took."""
+
+    source: str
+    bytes: int
+    seconds: float | None = None
+
+
+class Trace(Wire):
+    """A file that was read: where it lies, and where its bytes came from. seconds: of the whole read."""
+
+    path: str
+    dataset: str
+    tag: str
+    backend: Literal["kernel", "loop", "fuse"]
+    pack: str
+    offset: int
+    size: int
+    seconds: float
+    parts: tuple[TracePart, ...]
+
+
 class UmountRequest(Wire):
     target: str
 

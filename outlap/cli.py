@@ -44,6 +44,7 @@ from outlap.commands import (
     status,
     sync,
     top,
+    trace,
     up,
     verify,
     warm,
@@ -96,7 +97,8 @@ app.command("pin", rich_help_panel=_CACHE)(pin.pin)
 app.command("unpin", rich_help_panel=_CACHE)(pin.unpin)
 app.command("mount", rich_help_panel=_CACHE)(mount.mount)
 app.command("umount", rich_help_panel=_CACHE)(mount.umount)
-app.command("nodes", rich_help_panel=_CACHE)(nodes.nodes)
+app.add_typer(nodes.app, name="nodes", rich_help_panel=_CACHE)
+app.command("trace", rich_help_panel=_CACHE)(trace.trace)
 app.command("residency", rich_help_panel=_CACHE)(residency.residency)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_CACHE)
 app.command("top", rich_help_panel=_CACHE)(top.top)

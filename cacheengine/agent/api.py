@@ -13,17 +13,25 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from cacheengine import metrics, packcache
-from cacheengine.agent import mounts
+from cacheengine.agent import mounts, trace
 from cacheengine.agent.state import Node
 from cacheengine.answers import body_of, status_of
 from cacheengine.errors import Unauthorised
-from cacheengine.wire import MountAnswer, MountReport, MountRequest, UmountRequest, VersionReport
+from cacheengine.wire import (
+    MountAnswer,
+    MountReport,
+    MountRequest,
+    Trace,
+    TraceRequest,
+    UmountRequest,
+    VersionReport,
+)
 from lake.errors import Explained, Refused
 
 log = structlog.get_logger()
 
 
-def make_app(node: Node, tokens: Collection[str]) -> FastAPI:
+def make_app(node: Node, tokens: Collection[str]) -> FastAPI:  # noqa: C901 (one small function a route)
     """tokens: any of them opens /v1; none at all: everyone may (the caller sees to it that only this machine is served)."""
     app = FastAPI(title="Outlap node agent", docs_url=None, redoc_url=None)
 
@@ -79,5 +87,9 @@ def make_app(node: Node, tokens: Collection[str]) -> FastAPI:
     @app.delete("/v1/mounts", dependencies=[Depends(authorised)], status_code=204)
     def umount(request: UmountRequest) -> None:
         mounts.umount(node, request.target)
+
+    @app.post("/v1/trace", dependencies=[Depends(authorised)])
+    def trace_file(request: TraceRequest) -> Trace:
+        return trace.trace(node, request.path)
 
     return app

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from cacheengine import sources
 from cacheengine.control.jobs import Heard
+from cacheengine.control.placement import HOLDERS
 from cacheengine.wire import Group, GroupNode, Held
 
 
@@ -26,7 +27,7 @@ def next_group(
     nodes = tuple(
         _member(known.get(name), heard[name], name in drained, now_ns, away_s) for name in sorted(heard)
     )
-    moved = [_share_of(node) for node in nodes] != [_share_of(node) for node in before.nodes]
+    moved = _shares_of(nodes) != _shares_of(before.nodes)
     generation = before.generation + moved
     found = before.model_copy(update={"generation": generation, "nodes": nodes, "held": tuple(held)})
     if is_settled(found, heard):
@@ -53,10 +54,13 @@ def _member(
     )
 
 
-def _share_of(node: GroupNode) -> tuple[object, ...]:
-    """What of a node decides over shares."""
-    labels = tuple(sorted(node.labels.items()))
-    return (node.node, node.role, labels, node.weight, node.draining, node.alive)
+def _shares_of(nodes: Sequence[GroupNode]) -> list[tuple[object, ...]]:
+    """What decides over shares: clients, who have none, come and go without a trace."""
+    return [
+        (node.node, node.role, tuple(sorted(node.labels.items())), node.weight, node.draining, node.alive)
+        for node in nodes
+        if node.role in HOLDERS
+    ]
 
 
 def is_settled(group: Group, heard: Mapping[str, Heard]) -> bool:

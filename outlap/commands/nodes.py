@@ -1,13 +1,23 @@
-"""`outlap nodes`: who caches, and how full."""
+"""`outlap nodes`: who caches, and how full; draining."""
 
 from __future__ import annotations
 
+import typer
+
 from outlap import show
+from outlap.commands import drain
 from outlap.options import AsJson
 
+app = typer.Typer(help="Every node of every IDC; draining of nodes.", rich_markup_mode=None)
+app.command("drain")(drain.drain)
+app.command("undrain")(drain.undrain)
 
-def nodes(as_json: AsJson = False) -> None:
+
+@app.callback(invoke_without_command=True)
+def nodes(context: typer.Context, as_json: AsJson = False) -> None:
     """Every node of every IDC: whether it is alive, what it holds, and how much came from the store."""
+    if context.invoked_subcommand is not None:
+        return
     from lake.config import load_config
     from outlap.options import with_nodes
 

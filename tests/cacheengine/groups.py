@@ -18,13 +18,13 @@ import tomli_w
 
 from cacheengine import mountapi
 from cacheengine.client import AgentClient, Control
-from cacheengine.wire import Job, MountRequest, WarmRequest
+from cacheengine.wire import Job, MountRequest, Trace, TraceRequest, WarmRequest
 from lake.config import StoreConfig
 from tests.cacheengine.nodes import Dataset
 from tests.conftest import free_port, wait_until
 
 MIB = 1 << 20
-AWAY_S = 3.0
+AWAY_S = 8.0
 
 
 @dataclass
@@ -118,7 +118,10 @@ class Nodes:
             known = json.loads((self.state(node) / "group.json").read_text())["groups"][-1]
         except (OSError, IndexError):
             return False
-        return node in [n.node for n in current.nodes] and known["generation"] == current.generation
+        if node not in [n.node for n in current.nodes] or known["generation"] != current.generation:
+            return False
+        with self.agent(node) as agent:
+            return agent.healthy()
 
     def settled(self) -> bool:
         with self.control() as control:
@@ -147,6 +150,10 @@ class Nodes:
     def mount(self, node: str, data: Dataset) -> Path:
         with self.agent(node) as agent:
             return Path(agent.mount(MountRequest(dataset=data.name, ref=data.tag)).target)
+
+    def trace(self, node: str, path: Path) -> Trace:
+        with self.agent(node) as agent:
+            return agent.trace(TraceRequest(path=str(path)))
 
     def counter(self, node: str, name: str) -> float:
         """A metric of an agent, of all its labels together."""
