@@ -155,6 +155,12 @@ class Nodes:
         with self.agent(node) as agent:
             return agent.trace(TraceRequest(path=str(path)))
 
+    def counts(self, node: str) -> dict[str, int]:
+        """What fetchfs of a node took, from where."""
+        path = self.state(node) / "counts" / "fetchfs.json"
+        found: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
     def counter(self, node: str, name: str) -> float:
         """A metric of an agent, of all its labels together."""
         text = httpx.get(f"{self.address(node)}/metrics").text

@@ -126,8 +126,7 @@ def test_clients_come_and_go_and_the_store_hears_nothing(group: Nodes, tmp_path:
         with group.control() as control:
             assert not control.desired(name).versions
         assert generation_of(group) == generation
-        wait_until(lambda name=name: used_of_the_store(group, name) > 0, "its counts")  # type: ignore[misc]
-        # rows of the version and lists of members, and no frame
-        assert used_of_the_store(group, name) < 0.1 * data.bytes
+        wait_until(lambda name=name: group.counts(name).get("peer_bytes", 0) >= data.bytes, "its counts")  # type: ignore[misc]
+        assert group.counts(name)["store_bytes"] == 0
         group.stop(name)
     assert used_of_the_store(group, *NAMES) == before
