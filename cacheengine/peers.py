@@ -22,7 +22,7 @@ from cacheengine.groupview import GroupView
 from cacheengine.peerclient import Answer, Connections
 from cacheengine.sources import Ask
 from cacheengine.wanted import PackWant
-from cacheengine.wire import Held
+from cacheengine.wire import Group, GroupNode, Held
 
 POLL_S = 2  # of a long poll of what is coming: then whether we should end is looked at
 STALL_S = 30.0  # a peer whose fetch makes no progress for so long is waited for no more
@@ -46,12 +46,16 @@ class Patience:
 
 @dataclass
 class Peers:
-    """All that one process of a node knows of its peers. Every function may be called from many threads."""
+    """All that one process of a node knows of its peers. Every function may be called from many threads.
+
+    holders: of versions, for the group of `revision` (its generation and revision)."""
 
     me: str
     view: Callable[[], GroupView]
     connections: Connections = field(default_factory=Connections)
     breakers: dict[str, Breaker] = field(default_factory=dict)
+    holders: dict[Held, list[GroupNode]] = field(default_factory=dict)
+    revision: tuple[int, int] = (-1, -1)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -90,13 +94,24 @@ def take(
         return rows
     asked: set[str] = set()
     for held in helds:
-        for ask in sources.order(group, peers.me, held, want.pack):
+        alive = _alive(peers, group, held)
+        for ask in sources.order_among(alive, peers.me, held, want.pack):
             if not rows or patience.stopped():
                 return rows
             if ask.node not in asked:
                 asked.add(ask.node)
                 rows = _take_from(peers, ask, want, rows, fd, patience)
     return rows
+
+
+def _alive(peers: Peers, group: Group, held: Held) -> list[GroupNode]:
+    """Nodes that hold a version and are alive: worked out once for each revision of a group of a thousand."""
+    with peers.lock:
+        if peers.revision != (group.generation, group.revision):
+            peers.revision, peers.holders = (group.generation, group.revision), {}
+        if held not in peers.holders:
+            peers.holders[held] = [node for node in sources.holders(group, held) if node.alive]
+        return peers.holders[held]
 
 
 def _take_from(

@@ -48,10 +48,16 @@ def _ranked(nodes: Sequence[GroupNode], held: Held, pack: str) -> tuple[str, ...
 
 def order(group: Group, me: str, held: Held, pack: str) -> tuple[Ask, ...]:
     """Peers to ask for a pack before the store, best first. Drained nodes still serve, but are not waited for."""
-    alive = [node for node in holders(group, held) if node.alive]
+    return order_among([node for node in holders(group, held) if node.alive], me, held, pack)
+
+
+def order_among(alive: Sequence[GroupNode], me: str, held: Held, pack: str) -> tuple[Ask, ...]:
+    """`order`, where the holders that are alive are known already."""
     known: Mapping[str, GroupNode] = {node.node: node for node in alive}
     staying = _ranked([node for node in alive if not node.draining], held, pack)
-    going = [name for name in _ranked(alive, held, pack) if known[name].draining and name not in staying]
+    going: list[str] = []
+    if any(node.draining for node in alive):
+        going = [name for name in _ranked(alive, held, pack) if known[name].draining and name not in staying]
     before = staying.index(me) if me in staying else len(staying)
     if held.placement == "spread":
         before = min(before, held.copies)

@@ -13,6 +13,7 @@ import threading
 from functools import cache as once
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
@@ -135,6 +136,20 @@ def mounts_folder(settings: NodeConfig) -> Path:
     return settings.state_dir / "images"
 
 
+def _reached_by(settings: NodeConfig, host: str, port: int) -> str:
+    """HOST:PORT for peers; of a server on all addresses the host that the agent is advertised by. Raises Refused."""
+    if ipaddress.ip_address(host).is_unspecified:
+        advertised = urlsplit(settings.advertise or "").hostname
+        if advertised is None:
+            raise Refused(
+                f"the address of peers {host}:{port}",
+                "nobody can ask for it",
+                "set `advertise` or `peer_advertise` in [node]",
+            )
+        host = advertised
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def serve_peers(node: Node, has_tokens: bool) -> PeerServer | None:
     """Begin to serve packs to peers, and say where; a client serves none. Raises Refused."""
     settings = node.config
@@ -144,7 +159,7 @@ def serve_peers(node: Node, has_tokens: bool) -> PeerServer | None:
     listen = settings.peer_listen or f"{settings.listen.rpartition(':')[0]}:0"
     sock = _listen(listen, has_tokens or settings.peer_secret is not None)
     host, port = sock.getsockname()[:2]
-    node.peer_address = settings.peer_advertise or f"{f'[{host}]' if ':' in host else host}:{port}"
+    node.peer_address = settings.peer_advertise or _reached_by(settings, host, port)
     only_here = ipaddress.ip_address(host).is_loopback
     served = Served(
         node.cache,

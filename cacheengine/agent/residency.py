@@ -283,6 +283,8 @@ def coming(node: Node, pack: str) -> int | None:
     with node.lock:
         for key in node.desired:
             status = node.statuses.get(key)
+            if status is not None and status.given_up:
+                continue
             under_way = status is None or status.state in ("waiting", "fetching") or node.warming == key
             if under_way and (key not in node.expected or pack in node.expected[key]):
                 return metrics.total(metrics.store_bytes) + metrics.total(metrics.peer_bytes)

@@ -326,6 +326,10 @@ def _node_estimate(
     spec: Spec, heartbeat: Heartbeat, desired: Desired, lacking: Lacking, typical_bps: float | None
 ) -> NodeEstimate:
     report = _report(spec, heartbeat)
+    if report is not None and report.group is not None:  # its totals are those of its share
+        lacking = Lacking(
+            report.files_total - report.files_resident, report.bytes_total - report.bytes_resident
+        )
     files = min(lacking.files, max(0, spec.files - (report.files_resident if report else 0)))
     missing = min(lacking.bytes, max(0, spec.bytes - (report.bytes_resident if report else 0)))
     usable = [directory for directory in heartbeat.dirs if directory.state == "normal"]
@@ -356,6 +360,18 @@ def typical_rate(heard: Mapping[str, Heard]) -> float | None:
     return sum(rates) / len(rates) if rates else None
 
 
+def _shares(spec: Spec, heard: Mapping[str, Heard]) -> dict[str, Lacking]:
+    """What each chosen node would hold: all of it, or in `spread` about its part of `copies` by quota."""
+    quotas = {
+        c.node: sum(d.quota for d in heard[c.node].heartbeat.dirs) for c in spec.nodes if c.node in heard
+    }
+    total = sum(quotas.values())
+    if spec.placement == "all" or not total:
+        return dict.fromkeys(quotas, Lacking(spec.files, spec.bytes))
+    parts = {node: min(1.0, spec.copies * quota / total) for node, quota in quotas.items()}
+    return {node: Lacking(round(spec.files * part), round(spec.bytes * part)) for node, part in parts.items()}
+
+
 def estimate(
     spec: Spec,
     heard: Mapping[str, Heard],
@@ -366,13 +382,13 @@ def estimate(
 
     lacking: what each node holds for no other version (default: all). A node that measured nothing is taken to be as fast as others.
     """
-    typical, everything = typical_rate(heard), Lacking(spec.files, spec.bytes)
+    typical, shares = typical_rate(heard), _shares(spec, heard)
     each = tuple(
         _node_estimate(
             spec,
             heard[c.node].heartbeat,
             desired.get(c.node) or Desired(node=c.node, generation=0),
-            (lacking or {}).get(c.node, everything),
+            min(shares[c.node], (lacking or {}).get(c.node, shares[c.node])),
             typical,
         )
         for c in spec.nodes

@@ -212,3 +212,48 @@ def test_an_estimate_has_a_spread_and_says_what_must_go() -> None:
 def test_an_estimate_of_what_is_there_costs_nothing() -> None:
     found = estimate(spec(("a", 0)), {"a": beat("a", 1, report(), dirs=(folder(1000, 1000),))}, {})
     assert (found.seconds, found.nodes[0].bytes_missing, found.nodes[0].fits) == (0.0, 0, True)
+
+
+def share(done: int, total: int, group: int | None, state: str = "resident") -> VersionReport:
+    return report(done, state, files_total=total, bytes_total=total * 100, group=group)
+
+
+def test_a_spread_warm_is_done_when_shares_of_one_generation_add_up() -> None:
+    made = spec(("a", 1), ("b", 1), placement="spread")
+    half = judged(made, beat("a", 1, share(6, 6, 2)), beat("b", 1, share(1, 4, 2, "fetching")))
+    assert (half.state, half.files_done, half.files_total) == ("running", 7, 10)
+    assert [(n.files_done, n.files_total) for n in half.nodes] == [(6, 6), (1, 4)]
+    assert judged(made, beat("a", 1, share(6, 6, 2)), beat("b", 1, share(4, 4, 2))).state == "done"
+    # shares of different generations may leave a pack to nobody
+    assert judged(made, beat("a", 1, share(6, 6, 2)), beat("b", 1, share(4, 4, 3))).state == "running"
+    # a node that does not know the group yet says nothing of its share
+    assert judged(made, beat("a", 1, share(6, 6, 2)), beat("b", 1, share(0, 0, None))).state == "running"
+    # one that joined since has a part of it
+    joined = [beat("a", 1, share(4, 4, 3)), beat("b", 1, share(4, 4, 3)), beat("c", 0, share(2, 2, 3))]
+    assert judged(made, *joined).state == "done"
+    assert judged(made, *joined[:2]).state == "running"
+
+
+def test_each_copy_of_a_spread_version_counts() -> None:
+    made = spec(("a", 1), ("b", 1), ("c", 1), placement="spread", copies=2)
+    whole = [beat("a", 1, share(8, 8, 2)), beat("b", 1, share(7, 7, 2)), beat("c", 1, share(5, 5, 2))]
+    done = judged(made, *whole)
+    assert (done.state, done.files_done) == ("done", 10)
+    assert judged(made, *whole[:2], beat("c", 1, share(3, 5, 2, "fetching"))).state == "running"
+    # there cannot be more copies than nodes
+    more = spec(("a", 1), ("b", 1), placement="spread", copies=3)
+    assert judged(more, beat("a", 1, share(10, 10, 2)), beat("b", 1, share(10, 10, 2))).state == "done"
+
+
+def test_an_estimate_of_a_spread_warm_is_of_shares() -> None:
+    made = spec(("a", 1), ("b", 1), placement="spread")
+    dirs = {
+        name: (DirReport(path="/c", medium="ssd", quota=quota, used=0, free_on_disk=quota),)
+        for name, quota in (("a", 3000), ("b", 1000))
+    }
+    heard = {name: beat(name, 1, dirs=dirs[name], fetch_bps=10.0) for name in dirs}
+    found = estimate(made, heard, {})
+    assert [(n.files_missing, n.bytes_missing, n.seconds) for n in found.nodes] == [
+        (8, 750, 75.0),
+        (2, 250, 25.0),
+    ]
