@@ -14,7 +14,7 @@ from outlap.commands import show as show_command
 COMMANDS = (
     *("demo", "up", "down", "status", "doctor", "simulate", "ingest", "publish", "show", "diff"),
     *("verify", "sync"),
-    *("warm", "free", "pin", "unpin", "mount", "umount", "nodes", "residency", "top"),
+    *("warm", "free", "pin", "unpin", "mount", "umount", "trace", "residency", "top"),
     *("derive", "split", "export", "profile", "repack"),
     *("history", "rollback", "delete", "undelete", "retention", "gc", "delete-drive"),
 )
@@ -25,6 +25,9 @@ def test_every_command_of_the_design_is_there(capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in COMMANDS)
     assert {command.name for command in cli.app.registered_commands} == set(COMMANDS)
+    assert {"bench", "quarantine", "nodes", "jobs", "config"} <= {
+        group.name or "bench" for group in cli.app.registered_groups
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
