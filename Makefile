@@ -29,11 +29,14 @@ lint: .venv/.bench  ## style, and the import arrows between folders
 types: .venv/.bench  ## mypy, strict
 	$(BIN)/mypy
 
+# Two at a time, a file to each: most of a test's time is waiting. tests/conftest.py says which file begins.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: lint types  ## every test but the long fault runs
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/.bench  ## the long fault runs
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 freeze: $(INSTALLED)  ## write constraints.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --python-version 3.11.2 --no-header --no-annotate --no-emit-index-url --all-extras \

@@ -25,6 +25,11 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 KEY_ID, KEY = "tester", "tester-secret"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest goes first, so that the others run beside it and not before it."""
+    items.sort(key=lambda item: item.path.parts[-2:] != ("outlap", "test_loop.py"))
+
+
 def free_port() -> int:
     """A port that is free now, and whose +10000 (SeaweedFS takes it for gRPC) is too."""
     while True:
