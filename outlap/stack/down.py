@@ -95,7 +95,7 @@ def _unmount_all(layout: Layout, say: Callable[[str], None]) -> list[str]:
 
 def _delete(layout: Layout) -> None:
     """Everything that the stack made; the user's own outlap.toml stays."""
-    for folder in ("stores", "control", "nodes", "airflow", "logs", "demo", "scratch"):
+    for folder in ("stores", "control", "nodes", "airflow", "logs", "demo", "scratch", "cache"):
         shutil.rmtree(layout.home / folder, ignore_errors=False) if (layout.home / folder).exists() else None
     shutil.rmtree(layout.secrets, ignore_errors=True)
     for path in (layout.ports, layout.events):
