@@ -161,13 +161,13 @@ def wait_for() -> Callable[..., None]:
 
 
 class Node(threading.Thread):
-    """Heartbeats until stopped. It says of each desired version that `holding` of its 6 files are resident; failing: a cause."""
+    """Heartbeats until stopped. It says of each desired version that `holding` of its `files` files are resident; failing: a cause."""
 
     token = TOKEN
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
-        self.url, self.ended, self.failing, self.holding = url, threading.Event(), "", 6
+        self.url, self.ended, self.failing, self.files, self.holding = url, threading.Event(), "", 6, 6
         self.error: Exception | None = None
 
     def beat(self, control: Control) -> None:
@@ -185,11 +185,11 @@ class Node(threading.Thread):
                     tag=item.tag,
                     version=item.version,
                     list_id=item.list_id,
-                    state="failed" if bad else "resident" if held == 6 else "fetching",
-                    files_total=6,
+                    state="failed" if bad else "resident" if held == self.files else "fetching",
+                    files_total=self.files,
                     files_resident=held,
                     bytes_total=FILES_BYTES,
-                    bytes_resident=FILES_BYTES * held // 6,
+                    bytes_resident=FILES_BYTES * held // self.files,
                     failures=bad,
                 )
             )
@@ -294,6 +294,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         add_frames(lake, base, drive)
         made.append(publish_query(lake, "front", "select * from frames", home / "scratch", {"by": "a test"}))
     return Site(home, lake, lake_store(config, "idc-b"), port, (made[0].version, made[1].version))
+
+
+@pytest.fixture
+def group(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """The control service of the site's idc-b with a node; $OUTLAP_HOME is the site's."""
+    for name in [name for name in os.environ if name.startswith("OUTLAP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OUTLAP_HOME", str(site.home))
+    with played_node(site.home, site.b, site.port) as played:
+        yield played
 
 
 SEED = """

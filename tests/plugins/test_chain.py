@@ -1,0 +1,163 @@
+"""A publish followed through sync and warm, and cancelled on its way: the scheduler's and the worker's own code, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from cacheengine.client import Control
+
+Call = Callable[..., httpx.Response]
+PUBLISH = "/outlap/api/v1/publish"
+
+
+@pytest.fixture(scope="module")
+def dags(server: str, site: Any) -> dict[str, Any]:
+    """The DAGs of dags/ by id, as the server knows them."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OUTLAP_HOME", str(site.home))
+        return dict(DagBag().dags)
+
+
+def follow(dag_id: str) -> list[str]:
+    """Let the scheduler make the runs that events ask for; ids of the runs of a DAG, newest first."""
+    from airflow.jobs.job import Job
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        SchedulerJobRunner(job=Job())._create_dagruns_for_partitioned_asset_dags(session)
+        session.commit()
+        return list(
+            session.scalars(select(DagRun.run_id).where(DagRun.dag_id == dag_id).order_by(DagRun.id.desc()))
+        )
+
+
+def work(dag: Any, run_id: str, triggerer: bool = True) -> str:
+    """Run the tasks of a run, as the loop of `dag.test()` does; the run's state. Without a triggerer a task that waits stays so."""
+    from airflow.models.dagrun import DagRun
+    from airflow.sdk.definitions.dag import _run_task
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        run = session.scalar(select(DagRun).where(DagRun.dag_id == dag.dag_id, DagRun.run_id == run_id))
+        run.dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+        run.state = "running"
+        for _ in range(20):
+            session.expire_all()
+            run.dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+            ready, _ = run.update_state(session=session)
+            if run.state != "running" or (not triggerer and not ready):
+                break
+            for ti in ready:
+                ti.try_number += 1
+                ti.state = "scheduled"
+            session.commit()
+            for ti in [ti for ti in run.get_task_instances(session=session) if ti.state == "scheduled"]:
+                _run_task(ti=ti, task=dag.task_dict[ti.task_id], run_triggerer=triggerer)
+        return str(run.state)
+
+
+def test_a_publish_is_followed_until_it_is_warm(
+    call: Call, dags: dict[str, Any], site: Any, group: Any, wait_for: Callable[..., None]
+) -> None:
+    run_id = call("POST", PUBLISH, "ben", dataset="way", query="select * from frames").json()["run_id"]
+
+    def status() -> dict[str, Any]:
+        return dict(call("GET", f"{PUBLISH}/{run_id}", "ann").json())
+
+    begun = status()
+    assert (begun["stage"], begun["version"]) == ("queued", None)
+    assert [(idc["idc"], idc["sync"]["state"], idc["warm"]["state"]) for idc in begun["idcs"]] == [
+        ("idc-b", "waiting", "waiting")
+    ]
+    assert work(dags["publish_dataset"], run_id) == "success"
+    published = status()
+    assert (published["stage"], published["version"], published["files"]) == ("syncing", site.versions[1], 12)
+    assert published["idcs"][0]["sync"]["state"] == "waiting"
+    sync_run = follow("sync_dataset")[0]
+    assert status()["idcs"][0]["sync"]["run_id"] == sync_run
+    assert work(dags["sync_dataset"], sync_run) == "success"
+    synced = status()
+    assert synced["stage"] == "warming"
+    step = synced["idcs"][0]["sync"]
+    assert (step["state"], step["bytes_done"]) == ("success", step["bytes_total"])
+    warm_run = follow("warm_dataset")[0]
+    # half of it is there: the files of the job, its rate and what is left are those of the control service
+    group.files, group.holding = 12, 6
+
+    def watch() -> dict[str, Any]:
+        try:
+            wait_for(lambda: status()["idcs"][0]["warm"]["files_done"] == 6, "the job's progress")
+            return status()
+        finally:
+            group.holding = 12
+
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(watch)
+        assert work(dags["warm_dataset"], warm_run) == "success"
+        warming = seen.result()
+    step = warming["idcs"][0]["warm"]
+    assert (step["run_id"], step["files_total"], step["job_state"]) == (warm_run, 12, "running")
+    assert warming["stage"] == "warming"
+    done = status()
+    assert (done["stage"], done["error"]) == ("done", None)
+    assert (done["idcs"][0]["warm"]["job_state"], done["idcs"][0]["warm"]["files_done"]) == ("done", 12)
+    # what has ended stays as it ended
+    assert call("POST", f"{PUBLISH}/{run_id}/cancel", "ben").json()["stage"] == "done"
+    # another publish of the same content is the same version with a way of its own
+    again = call("POST", PUBLISH, "ben", dataset="way", query="select * from frames").json()["run_id"]
+    assert work(dags["publish_dataset"], again) == "success"
+    told = call("GET", f"{PUBLISH}/{again}", "ann").json()
+    assert (told["version"], told["is_new"], told["stage"]) == (site.versions[1], False, "syncing")
+    assert status()["stage"] == "done"
+
+
+def test_a_cancel_ends_what_runs_and_what_follows(
+    call: Call, dags: dict[str, Any], site: Any, group: Any, wait_for: Callable[..., None]
+) -> None:
+    query = "select * from frames where drive = 'd1'"
+    run_id = call("POST", PUBLISH, "ben", dataset="halted", query=query).json()["run_id"]
+    assert work(dags["publish_dataset"], run_id) == "success"
+    assert work(dags["sync_dataset"], follow("sync_dataset")[0]) == "success"
+    warm_run = follow("warm_dataset")[0]
+    group.holding = 3
+    assert work(dags["warm_dataset"], warm_run, triggerer=False) == "running"
+    waiting = call("GET", f"{PUBLISH}/{run_id}", "ann").json()
+    assert (waiting["stage"], waiting["idcs"][0]["warm"]["state"]) == ("warming", "running")
+    answer = call("POST", f"{PUBLISH}/{run_id}/cancel", "ben")
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert (told["stage"], told["cancelled_by"], told["state"]) == ("cancelled", "ben", "success")
+    assert told["idcs"][0]["warm"]["state"] == "failed"
+    with Control(group.url, group.token) as control:
+        assert control.job(told["idcs"][0]["warm"]["job"]).state == "cancelled"
+    run = call("GET", f"/api/v2/dags/warm_dataset/dagRuns/{warm_run}", "ann").json()
+    assert (run["state"], run["note"]) == ("failed", "cancelled by ben")
+    # the version is published, and stays
+    assert call("GET", "/outlap/api/v1/datasets/halted/versions/latest", "ann").json()["files"] == 6
+
+
+def test_a_publish_that_waits_is_cancelled_before_it_begins(call: Call) -> None:
+    run_id = call("POST", PUBLISH, "ben", dataset="front", tag="never").json()["run_id"]
+    told = call("POST", f"{PUBLISH}/{run_id}/cancel", "ben").json()
+    assert (told["stage"], told["state"], told["version"]) == ("cancelled", "failed", None)
+    assert call("POST", f"{PUBLISH}/{run_id}/cancel", "dora").json()["cancelled_by"] == "ben"
+
+
+def test_a_publish_that_fails_names_its_task(call: Call, dags: dict[str, Any], group: Any) -> None:
+    run_id = call("POST", PUBLISH, "ben", dataset="broken", query="drop table frames").json()["run_id"]
+    assert work(dags["publish_dataset"], run_id) == "failed"
+    told = call("GET", f"{PUBLISH}/{run_id}", "ann").json()
+    assert told["stage"] == "failed"
+    assert told["error"] == f"publish_dataset {run_id}: publish failed; its log says why"
