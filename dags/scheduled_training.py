@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, get_current_context, task
 from outlap_airflow import alerts, forms, pinning, training
+from outlap_airflow.assets import announce_trained, dataset_trained
 from outlap_airflow.faults import RETRIES
 from outlap_airflow.intime import WarmInTime, late_id, tell_if_late
 from outlap_airflow.operators import Free, WaitUntil
@@ -141,6 +142,10 @@ def training_dag(dag_id: str, entry: Training, scheduled: bool) -> DAG:
                 return training.train_again(planned, mounted, command, percent)
             return training.train(planned, mounted, command)
 
+        @task(outlets=[dataset_trained])
+        def record(planned: dict[str, Any], mounted: dict[str, Any]) -> str:
+            return announce_trained(planned, mounted, get_current_context()["outlet_events"])
+
         @task
         def unmount(planned: dict[str, Any], mounted: dict[str, Any] | None) -> None:
             training.unmount(planned, mounted)
@@ -205,6 +210,7 @@ def training_dag(dag_id: str, entry: Training, scheduled: bool) -> DAG:
             >> loose
             >> freeing
         )
+        trained >> record(planned, mounted)
         Free.partial(task_id="free").expand_kwargs(freeing)
     return dag
 

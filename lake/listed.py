@@ -51,6 +51,8 @@ def parse_mapping(text: str, stores: Iterable[str]) -> Mapped:
             "nor PREFIX=/FOLDER",
             "for example --map ./data/nuscenes/=lake-a:nuscenes/",
         )
+    if base.strip("/"):
+        check_path(base.strip("/"))  # else what may be read by its beginning could be left by `..`
     return Mapped(prefix, store, base.strip("/"))
 
 
@@ -81,7 +83,7 @@ def place_of(reference: str, mappings: Sequence[Mapped]) -> Wanted | None:
 
 
 def prefix_of(uri: str, mappings: Sequence[Mapped]) -> Wanted:
-    """The store and the prefix in it that `STORE:PREFIX` or `s3://bucket/prefix` means. Raises NotFound."""
+    """The store and the prefix in it that `STORE:PREFIX` or `s3://bucket/prefix` means. Raises NotFound, Refused."""
     fitting = [
         mapped
         for mapped in mappings
@@ -94,6 +96,8 @@ def prefix_of(uri: str, mappings: Sequence[Mapped]) -> Wanted:
         )
     mapped = max(fitting, key=lambda one: len(one.prefix))
     prefix = uri[len(mapped.prefix) :].strip("/")
+    if prefix:
+        check_path(prefix)
     return Wanted(prefix, mapped.store, prefix)
 
 

@@ -30,6 +30,7 @@ from outlap.commands import (
     history,
     ingest,
     jobs,
+    lineage,
     mount,
     nodes,
     pin,
@@ -81,6 +82,7 @@ app.command("split", rich_help_panel=_DATA)(split.split)
 app.command("export", rich_help_panel=_DATA)(export.export)
 app.command("show", rich_help_panel=_DATA)(show_command.show_version)
 app.command("diff", rich_help_panel=_DATA)(diff.diff)
+app.command("lineage", rich_help_panel=_DATA)(lineage.lineage)
 app.command("verify", rich_help_panel=_DATA)(verify.verify)
 app.command("sync", rich_help_panel=_DATA)(sync.sync)
 app.command("repack", rich_help_panel=_DATA)(repack.repack)

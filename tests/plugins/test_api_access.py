@@ -29,7 +29,7 @@ def routes() -> list[tuple[str, str]]:
 def test_every_route_asks_the_host_who_may(call: Callable[..., httpx.Response]) -> None:
     lines = ["| route | " + " | ".join(ROLES) + " |", "|---|" + "---|" * len(ROLES)]
     for method, path in routes():
-        real = path.replace("{run_id}", "api__nosuch").replace("{dataset}", "front").replace("{ref}", "v1")
+        real = path.format(run_id="api__nosuch", dataset="front", ref="v1", dag_id="publish_dataset")
         if path.endswith("/diff"):
             real += "?old=v1&new=v2"
         cells = []

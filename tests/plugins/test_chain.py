@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -69,8 +74,17 @@ def work(dag: Any, run_id: str, triggerer: bool = True) -> str:
 
 
 def test_a_publish_is_followed_until_it_is_warm(
-    call: Call, dags: dict[str, Any], site: Any, group: Any, wait_for: Callable[..., None]
+    call: Call,
+    dags: dict[str, Any],
+    site: Any,
+    group: Any,
+    wait_for: Callable[..., None],
+    server: str,
+    tokens: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("OUTLAP_AIRFLOW_URL", server)
+    monkeypatch.setenv("OUTLAP_AIRFLOW_TOKEN", tokens["ann"])
     run_id = call("POST", PUBLISH, "ben", dataset="way", query="select * from frames").json()["run_id"]
 
     def status() -> dict[str, Any]:
@@ -115,12 +129,74 @@ def test_a_publish_is_followed_until_it_is_warm(
     assert (done["idcs"][0]["warm"]["job_state"], done["idcs"][0]["warm"]["files_done"]) == ("done", 12)
     # what has ended stays as it ended
     assert call("POST", f"{PUBLISH}/{run_id}/cancel", "ben").json()["stage"] == "done"
+    check_lineage(call, site, run_id, sync_run, warm_run)
     # another publish of the same content is the same version with a way of its own
     again = call("POST", PUBLISH, "ben", dataset="way", query="select * from frames").json()["run_id"]
     assert work(dags["publish_dataset"], again) == "success"
     told = call("GET", f"{PUBLISH}/{again}", "ann").json()
     assert (told["version"], told["is_new"], told["stage"]) == (site.versions[1], False, "syncing")
     assert status()["stage"] == "done"
+
+
+def check_lineage(call: Call, site: Any, run_id: str, sync_run: str, warm_run: str) -> None:
+    """Runs of a version, versions of a run; then the same by the command, from the drive to the training and back."""
+    trained = train(site.versions[1])
+    told = call("GET", "/outlap/api/v1/datasets/way/versions/v1/runs", "ann").json()["runs"]
+    assert [(run["step"], run["run_id"], run["idc"], run["state"]) for run in told] == [
+        ("publish", run_id, None, "success"),
+        ("sync", sync_run, "idc-b", "success"),
+        ("warm", warm_run, "idc-b", "success"),
+        ("train", trained, "idc-b", "success"),
+    ]
+    assert told[3]["nodes"] == ["b1"]
+    for dag, run in (("publish_dataset", run_id), ("warm_dataset", warm_run), ("trains", trained)):
+        (one,) = call("GET", f"/outlap/api/v1/runs/{dag}/{run}", "ann").json()["runs"]
+        assert (one["dataset"], one["version"]) == ("way", site.versions[1])
+    up = command("lineage", "--run", f"trains/{trained}")[0]
+    assert [drive["drive"] for drive in up["drives"]] == ["d1", "d2"]
+    assert up["drives"][0]["raw"] == ["raw/car1/2026-01-02/d1"]
+    assert up["available"] == {"idc-a": True, "idc-b": True}
+    down = command("lineage", "d2")
+    runs = [run["run_id"] for one in down["versions"] for run in one["runs"] if run["step"] == "train"]
+    assert runs == [trained]
+    assert command("lineage", "way@v1")["version"]["origin"]["run"] == run_id
+    assert command("lineage", "--run", f"publish_dataset/{run_id}")[0]["version"]["dataset"] == "way"
+
+
+def command(*arguments: str) -> Any:
+    """The JSON that `outlap` prints; Airflow is where the environment says."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "outlap"), *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def train(version: str) -> str:
+    """A run that says that it trained, as scheduled_training does; its id."""
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+    from airflow.sdk import DAG, get_current_context, task
+    from outlap_airflow.assets import announce_trained, dataset_trained
+
+    with DAG("trains", schedule=None) as dag:
+
+        @task(outlets=[dataset_trained])
+        def record() -> str:
+            planned = {"dataset": "way", "version": version, "idc": "idc-b", "tag": "v1"}
+            mounted = {"nodes": [{"node": "b1"}]}
+            return announce_trained(planned, mounted, get_current_context()["outlet_events"])
+
+        record()
+    dag.fileloc = __file__
+    bag = DagBag(dag_folder=os.devnull)
+    bag.bag_dag(dag)
+    sync_bag_to_db(bag, "dags-folder", None)
+    done = dag.test()
+    assert str(done.state) == "success"
+    return str(done.run_id)
 
 
 def test_a_cancel_ends_what_runs_and_what_follows(

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from outlap_airflow.links import show
+from outlap_airflow.openlineage import lineage_of
 from outlap_airflow.operators import Announce, Free, Publish, Sync, Warm
 from outlap_airflow.sensors import ResidencySensor
 
@@ -85,3 +87,33 @@ def test_publish_sync_warm_wait_and_free(
     assert told["publish"][1]["_link_JobLink"] == ""
     assert told["sync"][1]["_store_progress"]["done"] == report["bytes_copied"]
     assert told["warm"][1]["_store_job"] == {"id": job["id"], "idc": "idc-b", "round": 1, "open": False}
+
+
+FACTS = {"dataset": "city", "version": "ab" * 32, "tag": "v2", "idc": "idc-b", "files": 6, "bytes": 600}
+
+
+def test_lineage_names_what_a_task_read_and_wrote() -> None:
+    there = {"namespace": "outlap://idc-b", "name": "city", "version": "ab" * 32, "files": 6, "bytes": 600}
+    made = lineage_of(FACTS)
+    assert made["outputs"] == [there]
+    assert made["inputs"] == [{"namespace": "outlap://idc-b", "name": "frames"}]
+    parent = {"dataset": "all", "version": "cd" * 32}
+    assert lineage_of({**FACTS, "parents": [parent]})["inputs"][0]["name"] == "all"
+    synced = lineage_of({**FACTS, "source_idc": "idc-a"})
+    assert (synced["inputs"][0]["namespace"], synced["outputs"]) == ("outlap://idc-a", [there])
+    assert lineage_of({**FACTS, "job": "1"}) == {"inputs": [there], "outputs": []}
+    assert lineage_of({"drive": "d", "vehicle": "v"})["outputs"][0]["name"] == "drives/v/d"
+    assert lineage_of({}) == {"inputs": [], "outputs": []}
+
+
+def test_the_provider_of_openlineage_can_send_it() -> None:
+    from openlineage.client.serde import Serde
+
+    operator = Publish(task_id="p", dataset="city")
+    show(operator, **FACTS)
+    found = operator.get_openlineage_facets_on_complete(None)
+    told = json.loads(Serde.to_json(found.outputs[0]))
+    assert (told["namespace"], told["name"]) == ("outlap://idc-b", "city")
+    assert told["facets"]["version"]["datasetVersion"] == "ab" * 32
+    assert told["outputFacets"]["outputStatistics"]["rowCount"] == 6
+    assert json.loads(Serde.to_json(found.inputs[0]))["name"] == "frames"

@@ -31,6 +31,11 @@ READS: Sequence[Any] = [
 ]
 DATASETS: Sequence[Any] = [*_runs("GET", PUBLISH), Depends(requires_access_asset("GET"))]
 FOLLOWS: Sequence[Any] = [*READS, *_runs("GET", SYNC, WARM)]
+# the run of the DAG in the path, whichever that is
+RUNS: Sequence[Any] = [
+    Depends(requires_access_dag("GET", DagAccessEntity.RUN)),
+    Depends(requires_access_asset("GET")),
+]
 PUBLISHES: Sequence[Any] = _runs("POST", PUBLISH)
 CANCELS: Sequence[Any] = _runs("PUT", PUBLISH, SYNC, WARM)
 DESCRIBES: Sequence[Any] = [Depends(requires_access_view(AccessView.DOCS))]

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from outlap_airflow.api.access import DESCRIBES
 from outlap_airflow.api.errors import bounded, explain, problems
 from outlap_airflow.api.models import DiffLine
-from outlap_airflow.api.routes import datasets, publishes
+from outlap_airflow.api.routes import datasets, publishes, runs
 
 MOST_BODY_BYTES = 8 << 20
 
@@ -36,6 +36,7 @@ def create_app() -> FastAPI:
     explain(app)
     app.include_router(publishes.router)
     app.include_router(datasets.router)
+    app.include_router(runs.router)
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=DESCRIBES, responses=problems())
     def openapi(request: Request) -> JSONResponse:

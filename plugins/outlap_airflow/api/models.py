@@ -30,7 +30,7 @@ class PublishRequest(BaseModel):
                 },
                 {
                     "dataset": "labels",
-                    "source": {"kind": "prefix", "uri": "lake-a:imports/labels/"},
+                    "source": {"kind": "prefix", "uri": "old:labels/"},
                     "tag": "reviewed",
                 },
                 {"dataset": "front-360", "source": {"kind": "derive", "of": "front@v3", "resize": "640x360"}},
@@ -167,6 +167,26 @@ class VersionShown(VersionRow):
     origin: dict[str, Any]
     drives: int | None = None
     idcs: list[Availability]
+
+
+class VersionRun(BaseModel):
+    """A run of Airflow that did something with a version. idc: of a sync, a warm, a training; nodes: that trained."""
+
+    step: Literal["publish", "sync", "warm", "train"]
+    dag: str = Field(examples=["scheduled_training"])
+    run_id: str = Field(examples=["manual__2026-01-02T02:00:00+00:00"])
+    state: str = Field(examples=["success"])
+    dataset: str = Field(examples=["front"])
+    version: str = Field(examples=[_VERSION])
+    idc: str | None = None
+    at_ns: int
+    nodes: list[str] | None = None
+
+
+class VersionRuns(BaseModel):
+    """Oldest first."""
+
+    runs: list[VersionRun]
 
 
 class DiffLine(BaseModel):

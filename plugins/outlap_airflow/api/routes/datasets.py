@@ -14,7 +14,8 @@ from fastapi.responses import StreamingResponse
 from cacheengine.answers import body_of
 from lake.config import Config, load_config
 from lake.errors import Explained
-from outlap_airflow.api.access import DATASETS
+from outlap_airflow.api import history
+from outlap_airflow.api.access import DATASETS, FOLLOWS
 from outlap_airflow.api.errors import problems
 from outlap_airflow.api.models import (
     DATASET,
@@ -23,6 +24,7 @@ from outlap_airflow.api.models import (
     DatasetRow,
     Datasets,
     VersionRow,
+    VersionRuns,
     Versions,
     VersionShown,
 )
@@ -129,6 +131,17 @@ def show_version(dataset: Name, ref: Ref) -> VersionShown:
         drives=read_holdings(store, found.version).num_rows if has_summary else None,
         idcs=availability(config, found.version),
     )
+
+
+@router.get("/{dataset}/versions/{ref}/runs", responses=problems(404), dependencies=FOLLOWS)
+def list_runs(dataset: Name, ref: Ref) -> VersionRuns:
+    """Which runs of Airflow published a version, synced it, warmed it and trained on it."""
+    from lake import refs
+    from lake.stores import lake_store
+
+    config = load_config()
+    found = refs.resolve(lake_store(config), dataset, ref)
+    return VersionRuns(runs=history.runs_of(found.dataset, found.version, config))
 
 
 def availability(config: Config, version: str) -> list[Availability]:
