@@ -12,7 +12,7 @@ from outlap import cli, show
 from outlap.commands import show as show_command
 
 COMMANDS = (
-    *("demo", "up", "down", "status", "doctor", "simulate", "ingest", "publish", "show", "diff"),
+    *("demo", "up", "down", "status", "doctor", "simulate", "ingest", "publish", "show", "diff", "lineage"),
     *("verify", "sync"),
     *("warm", "free", "pin", "unpin", "mount", "umount", "trace", "residency", "top"),
     *("derive", "split", "export", "profile", "repack"),
