@@ -1,13 +1,15 @@
 """The control service under a whole group: simulated nodes, real HTTP, one real process of it.
 
-Each node sends heartbeats as an agent does (cacheengine/reporting.py) and holds a long poll for what it should hold. Three phases:
-all nodes join with everything they hold; nothing changes; then one version is warmed on all of them, which they report step by step.
+Each node sends heartbeats as an agent does (cacheengine/reporting.py) and holds long polls for what it should hold and for the
+members of its group. Three phases: all nodes join with everything they hold; nothing changes; then one version is warmed on all of
+them, which they report step by step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -47,6 +49,7 @@ QUICK_NODES, QUICK_VERSIONS, QUICK_STEADY_S = 100, 20, 4.0
 STEPS = 3  # heartbeats from the first byte of a warm to its last
 LONG_POLL_S = 20.0
 DATASET = "city"
+_REVISION = re.compile(rb'"revision":([0-9]+)')
 
 
 @dataclass
@@ -217,6 +220,28 @@ async def _follow(group: Group, node: Node, published: Published) -> None:
             await asyncio.sleep(1)
 
 
+async def _belong(group: Group) -> None:
+    """A node's long poll for the members of its group."""
+    revision = -1
+    while not group.ending.is_set():
+        query = {"revision": revision, "wait_s": LONG_POLL_S}
+        try:
+            async with group.session.get("/v1/group", params=query) as answer:
+                text = await answer.read()
+        except aiohttp.ClientError as error:
+            group.phase.bad.append(f"group: {error!r}")
+            await asyncio.sleep(1)
+            continue
+        group.phase.requests += 1
+        group.phase.received += int(answer.headers.get("Content-Length", len(text)))
+        found = _REVISION.search(text)
+        if answer.status != 200 or found is None:
+            group.phase.bad.append(f"group: {answer.status} {text[:200]!r}")
+            await asyncio.sleep(1)
+        else:
+            revision = int(found[1])
+
+
 @asynccontextmanager
 async def _running(url: str, token: str, nodes: list[Node], published: Published) -> AsyncIterator[Group]:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -234,6 +259,7 @@ async def _running(url: str, token: str, nodes: list[Node], published: Published
                 _raise_if_broken(group)
                 await asyncio.sleep(0.05)
             tasks += [asyncio.create_task(_follow(group, node, published)) for node in nodes]
+            tasks += [asyncio.create_task(_belong(group)) for _ in nodes]
             yield group
         finally:
             group.ending.set()
@@ -362,6 +388,7 @@ def _rows(name: str, phase: Phase) -> Iterator[Row]:
     yield row(f"{name}: bytes of nodes", phase.sent / phase.seconds, "bytes/s")
     yield row(f"{name}: bytes to nodes", phase.received / phase.seconds, "bytes/s")
     yield row(f"{name}: CPU of control", phase.cpu_s / phase.seconds, "cores", goal="<= 1")
+    yield row(f"{name}: CPU of control, a request", phase.cpu_s / max(1, phase.requests) * 1000, "ms")
     yield row(f"{name}: heartbeat, median", phase.p50_s * 1000, "ms")
     yield row(f"{name}: heartbeat, 99 of 100", phase.p99_s * 1000, "ms")
 

@@ -25,8 +25,8 @@ class Service:
     """`lake` opens this IDC's lake. `defaults`: of settings that nobody set; `chosen`: what holds now.
 
     What is kept in memory follows the database (cacheengine.control.abreast): `board` of nodes, `active` jobs, `scopes` of tokens by
-    hash. `group`: as it was last looked at; `held`: what nodes hold, and the stamp of that. `board.started_ns`:
-    when this service began to listen; it judges no silence before that.
+    hash. `group`: as it was last looked at, and as it is sent by encoding; `held`: what nodes hold, and the stamp of that.
+    `board.started_ns`: when this service began to listen; it judges no silence before that.
     """
 
     engine: Engine
@@ -38,6 +38,7 @@ class Service:
     scopes: dict[str, TokenAnswer] = field(default_factory=dict)
     now_ns: Callable[[], int] = time.time_ns
     group: GroupAnswer | None = None
+    group_bodies: dict[str, bytes] = field(default_factory=dict)
     group_changed: asyncio.Event = field(default_factory=asyncio.Event)
     held: tuple[tuple[int, int], tuple[Held, ...]] | None = None
 
