@@ -15,9 +15,11 @@ from cacheengine.node import CacheDirConfig
 from cacheengine.packcache import Cache
 from cacheengine.reserving import Need
 from cacheengine.wanted import Want
+from lake.assemblies import OpenNamed
 from lake.config import StoreConfig
 from lake.errors import Explained
 from lake.publish import publish_folder
+from lake.reading import no_other_store
 from lake.stores import Store, open_store
 
 CONCURRENCY = 8  # the default of a node
@@ -97,12 +99,16 @@ def warm(version: Version, cache: Cache, want: Want | None = None) -> None:
 
     want: the rows, when they were saved anew. Raises Explained when not every file is resident in the end.
     """
-    chosen = want or version.want
+    make_resident(version.store, cache, want or version.want)
+
+
+def make_resident(store: Store, cache: Cache, chosen: Want, open_named: OpenNamed = no_other_store) -> None:
+    """The same of any rows. open_named: stores of objects that were published in place."""
     parts = [fetch.unique_members(part)[0] for part in wanted.read_packs(chosen)]
     needs = [Need(part.pack, part.size, part.offset, part.length) for part in parts]
     placed = reserving.reserve(cache, needs, "the benchmark", lambda _: False, lambda: "make room")
     jobs = [fetch.PackJob(part, placed[part.pack]) for part in parts]
-    bad = fetch.fetch(version.store, jobs, CONCURRENCY)
+    bad = fetch.fetch(store, jobs, CONCURRENCY, sources=fetch.Sources(open_named=open_named))
     resident = sum(
         int(np.count_nonzero(packcache.resident(cache, part))) for part in wanted.read_packs(chosen)
     )

@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import lakestore, rivals
+from benchmarks import lakeplans, lakestore, rivals
+from benchmarks.lakestore import Moved
 from benchmarks.report import Plot, Report, Row, machine, row
 from lake.config import home
 
@@ -76,14 +77,33 @@ def new_day_rows(rows: int) -> list[Row]:
         phase("grow", folder, rows)
         phase("build-other", folder, rows)
         new, whole = phase("diff-grown", folder, rows), phase("diff-all", folder, rows)
-    against = ("everything changed", whole["seconds"])
-    return [row(f"diff, a new day of 1 %, {rows // MILLION} M rows", new["seconds"], "s", against, "<= 0.03")]
+        plans = lakeplans.measure(folder)
+    what = f"a new day of 1 %, {rows // MILLION} M rows"
+    return [
+        row(f"diff, {what}", new["seconds"], "s", ("everything changed", whole["seconds"]), "<= 0.03"),
+        row(f"sync plan, {what}", plans["sync new"], "s", ("nothing is there", plans["sync"]), "<= 0.03"),
+        row(f"warm plan, {what}", plans["warm new"], "s", ("a node without any", plans["warm"]), "<= 0.03"),
+    ]
+
+
+def object_rows(count: int, moved: Mapping[str, Moved]) -> list[Row]:
+    """Frames that lie in the store as single objects already."""
+    rate = {name: count / one.seconds for name, one in moved.items()}
+    loop = ("obstore loop that only reads them, 16 at once", rate["get obstore"])
+    warm = f"warm of {count:,} single objects into tmpfs"
+    asked = moved["warm"].requests, moved["warm rclone"].requests
+    return [
+        row(f"{count:,} single objects packed on the way in", rate["pack"], "frames/s", loop),
+        row(f"{count:,} single objects published in place", rate["in place"], "frames/s", loop),
+        row(warm, rate["warm"], "frames/s", ("rclone copy into tmpfs", rate["warm rclone"]), ">= 1.5"),
+        row(f"{warm}: requests", asked[0], "requests", ("rclone copy into tmpfs", asked[1])),
+    ]
 
 
 def store_rows(count: int) -> tuple[list[Row], Plot]:
     """PUT and GET of small frames, and what each asked of the store."""
     with _room() as folder:
-        size, moved = lakestore.measure(folder, count)
+        size, moved = lakestore.measure(folder, count, 1 if count < 20_000 else 2)
     done = []
     for verb in ("put", "get"):
         ours = moved[f"{verb} packs"]
@@ -94,6 +114,7 @@ def store_rows(count: int) -> tuple[list[Row], Plot]:
                 row(f"{name}: speed", count / ours.seconds, "frames/s", (label, count / other.seconds))
             )
             done.append(row(f"{name}: requests", ours.requests, "requests", (label, other.requests)))
+    done += object_rows(count, moved)
     ways = ("packs", "obstore", "rclone")
     plot = Plot(
         f"{count:,} small frames, local SeaweedFS",

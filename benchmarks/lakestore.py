@@ -25,7 +25,7 @@ import numpy as np
 import obstore
 from blake3 import blake3
 
-from benchmarks import rivals
+from benchmarks import lakeobjects, rivals
 from lake import packs, stores
 from lake.config import SecretRef, StoreConfig
 from lake.stores import Store
@@ -42,6 +42,8 @@ class Seaweed:
     endpoint: str
     metrics: str
     store: Store
+    packed: Store
+    in_place: Store
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,13 @@ def seaweed(folder: Path) -> Iterator[Seaweed]:
         secret_access_key=SecretRef(env="BENCH_KEY"),
     )
     with rivals.started(command, folder / "log", ready):
-        yield Seaweed(endpoint, f"http://127.0.0.1:{ports['metrics']}/metrics", stores.open_store(config))
+        # two lakes: in one, a version that is packed already would not be taken in place
+        lakes = [
+            stores.open_store(config.model_copy(update={"name": name, "url": f"s3://bench/{name}"}))
+            for name in ("packed", "in-place")
+        ]
+        metrics = f"http://127.0.0.1:{ports['metrics']}/metrics"
+        yield Seaweed(endpoint, metrics, stores.open_store(config), *lakes)
 
 
 def requests(server: Seaweed) -> int:
@@ -225,8 +233,37 @@ def _rclone(server: Seaweed, source: str, target: str) -> None:
     rivals.run(rivals.program("rclone"), "copy", source, target, *many, env={**os.environ, **remote})
 
 
-def measure(folder: Path, count: int) -> tuple[int, dict[str, Moved]]:
-    """(bytes, {"put packs": …, "get rclone": …})."""
+def _objects(server: Seaweed, folder: Path, rounds: int) -> dict[str, Moved]:
+    """What is done with frames that are single objects already; warm and rclone copy both into memory."""
+    done = {"pack": _timed(server, lambda: lakeobjects.pack_on_the_way(server.packed, server.store, folder))}
+    found: list[str] = []
+    in_place = _timed(
+        server, lambda: found.append(lakeobjects.publish_in_place(server.in_place, server.store))
+    )
+    asked: dict[str, int] = {}
+
+    def counted(name: str, work: Callable[[Path], object]) -> Callable[[Path], float]:
+        def run(target: Path) -> float:
+            one = _timed(server, partial(work, target))
+            asked[name] = one.requests
+            return one.seconds
+
+        return run
+
+    ways: dict[str, Callable[[Path], object]] = {
+        "warm": lambda target: lakeobjects.warm(server.in_place, server.store, found[0], target),
+        "warm rclone": lambda target: _rclone(server, "w:bench/loop", str(target)),
+    }
+    seconds = lakeobjects.fastest(rounds, *(counted(name, work) for name, work in ways.items()))
+    return {
+        **done,
+        "in place": in_place,
+        **{name: Moved(took, asked[name]) for name, took in zip(ways, seconds, strict=True)},
+    }
+
+
+def measure(folder: Path, count: int, rounds: int) -> tuple[int, dict[str, Moved]]:
+    """(bytes, {"put packs": …, "get rclone": …, "pack": …, "warm": …})."""
     source, done = folder / "source", dict[str, Moved]()
     size = make_frames(source, count)
     names, ids = _names(source), list[str]()
@@ -247,4 +284,5 @@ def measure(folder: Path, count: int) -> tuple[int, dict[str, Moved]]:
             target.mkdir()
             done[f"get {name}"] = _timed(server, partial(get, target))
             shutil.rmtree(target)
+        done |= _objects(server, folder, rounds)
     return size, done

@@ -87,7 +87,7 @@ def _fetch_one(source: Store, want: PackWant, member: Member, fd: int) -> str | 
         digest, seen = blake3(), 0
         metrics.store_requests.inc()
         try:
-            for piece in stores.stream_matching(source, key, etag):
+            for piece in stores.stream_matching(source, key, etag, size):
                 if seen + len(piece) > size:
                     return f"{key} in store {name} has more than the {size} bytes that were published"
                 _write(fd, piece, offset + seen)
@@ -110,7 +110,7 @@ def _fetch_one(source: Store, want: PackWant, member: Member, fd: int) -> str | 
     return f"{key} in store {name} does not have its content id"
 
 
-def _write(fd: int, data: bytes, offset: int) -> None:
+def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)

@@ -110,7 +110,7 @@ def assembly_size(table: pa.Table) -> int:
 
 def read_member(source: Store, key: str, etag: str, size: int) -> bytes:
     """The bytes of an object published in place. Raises NotFound, Corrupt when it is another object by now."""
-    data = b"".join(_matching(source, key, etag))
+    data = b"".join(_matching(source, key, etag, size))
     if len(data) != size:
         raise Corrupt(f"{key} in store {source.name}", f"it has {len(data)} bytes, {size} were published")
     return data
@@ -119,7 +119,7 @@ def read_member(source: Store, key: str, etag: str, size: int) -> bytes:
 def hash_object(source: Store, key: str, etag: str, size: int) -> str:
     """BLAKE3 of an object, streamed. Raises NotFound, Corrupt when it is another object by now."""
     digest, seen = blake3(), 0
-    for piece in _matching(source, key, etag):
+    for piece in _matching(source, key, etag, size):
         digest.update(piece)
         seen += len(piece)
     if seen != size:
@@ -129,9 +129,9 @@ def hash_object(source: Store, key: str, etag: str, size: int) -> str:
     return digest.hexdigest()
 
 
-def _matching(source: Store, key: str, etag: str) -> Iterator[bytes]:
+def _matching(source: Store, key: str, etag: str, size: int) -> Iterator[bytes | memoryview]:
     try:
-        yield from stores.stream_matching(source, key, etag)
+        yield from stores.stream_matching(source, key, etag, size)
     except Conflict as error:
         raise Corrupt(
             f"{key} in store {source.name}",

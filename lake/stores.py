@@ -150,10 +150,17 @@ def get(store: Store, key: str) -> bytes:
         return bytes(obstore.get(store.obs, key).bytes())
 
 
-def stream_matching(store: Store, key: str, etag: str, chunk: int = STREAM_CHUNK) -> Iterator[bytes]:
-    """The object in pieces, only while it still has this etag. Raises Conflict when it has another (If-Match), NotFound."""
+def stream_matching(store: Store, key: str, etag: str, size: int) -> Iterator[bytes | memoryview]:
+    """The object in pieces, only while it still has this etag. Raises Conflict when it has another (If-Match), NotFound.
+
+    size: as it is known; one of STREAM_CHUNK at most comes at once, which is half the work of a stream.
+    """
     with _explained(store, key, "read"):
-        for part in obstore.get(store.obs, key, options={"if_match": etag}).stream(min_chunk_size=chunk):
+        answer = obstore.get(store.obs, key, options={"if_match": etag})
+        if size <= STREAM_CHUNK:
+            yield memoryview(answer.bytes())
+            return
+        for part in answer.stream(min_chunk_size=STREAM_CHUNK):
             yield bytes(part)
 
 

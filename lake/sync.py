@@ -59,35 +59,42 @@ def plan(source: Store, target: Store, version: str, dataset: str | None = None)
 
     dataset: what its `latest` names at the target is available there, so its parts and packs are not asked for one by one.
     """
-    root, there = manifests.read_root(source, version), read_available(source, version)
-    if is_available(target, version):
+    with ThreadPoolExecutor(2) as pool:  # each side's documents come one after the other
+        at_target = pool.submit(_known, target, dataset, version)
+        root, there = manifests.read_root(source, version), read_available(source, version)
+        known = at_target.result()
+    if known is None:
         return SyncPlan(version, (), (), (), len(there.packs), 0)
     refuse_assembled(there, "sync")
 
-    known = _known(target, dataset) if dataset is not None else frozenset()
+    part_ids = [part.id for part in root.parts]
+    sizes: dict[str, int | None] = {manifests.part_key(part): None for part in part_ids}
+    sizes |= {manifests.location_key(item): None for item in there.locations}
+    sizes |= {pack_key(use.id): use.size for use in there.packs}
+    asked = [key for key in sizes if key not in known]
 
-    def missing(key: str, size: int | None = None) -> bool:
-        if key in known:
-            return False
+    def is_missing(key: str) -> bool:
         info = stores.head(target, key)
-        return info is None or (size is not None and info.size != size)
+        return info is None or sizes[key] not in (None, info.size)
 
     with ThreadPoolExecutor(8) as pool:
-        part_ids = [part.id for part in root.parts]
-        no_part = pool.map(lambda part: missing(manifests.part_key(part)), part_ids)
-        parts = tuple(part for part, absent in zip(part_ids, no_part, strict=True) if absent)
-        no_list = pool.map(lambda item: missing(manifests.location_key(item)), there.locations)
-        locations = tuple(item for item, absent in zip(there.locations, no_list, strict=True) if absent)
-        no_pack = pool.map(lambda use: missing(pack_key(use.id), use.size), there.packs)
-        packs = tuple(use for use, absent in zip(there.packs, no_pack, strict=True) if absent)
+        missing = {key for key, absent in zip(asked, pool.map(is_missing, asked), strict=True) if absent}
+    parts = tuple(part for part in part_ids if manifests.part_key(part) in missing)
+    locations = tuple(item for item in there.locations if manifests.location_key(item) in missing)
+    packs = tuple(use for use in there.packs if pack_key(use.id) in missing)
     return SyncPlan(
         version, parts, locations, packs, len(there.packs) - len(packs), sum(use.size for use in packs)
     )
 
 
-def _known(target: Store, dataset: str) -> frozenset[str]:
-    """Keys of what the version that `latest` of the dataset names has at the target: nothing of it is deleted under the lease."""
-    ref = refs.read_ref(target, dataset, refs.LATEST)
+def _known(target: Store, dataset: str | None, version: str) -> frozenset[str] | None:
+    """Keys of what the version that `latest` of the dataset names has at the target: nothing of it is deleted under the lease.
+
+    None when the version itself is available there.
+    """
+    if is_available(target, version):
+        return None
+    ref = None if dataset is None else refs.read_ref(target, dataset, refs.LATEST)
     if ref is None:
         return frozenset()
     try:
