@@ -75,6 +75,12 @@ def control(quick: Quick = False, plot: Plot = None, write: Write = None, as_jso
     _bench("control", quick, plot, write, as_json)
 
 
+@app.command("dags")
+def dags(quick: Quick = False, plot: Plot = None, write: Write = None, as_json: AsJson = False) -> None:
+    """How long Airflow takes to read each DAG file, and whether reading imports what it should not."""
+    _bench("dags", quick, plot, write, as_json)
+
+
 def _bench(name: str, quick: bool, plot: Path | None, write: Path | None, as_json: bool) -> None:
     """Run `benchmarks.<name>.run(quick) -> Report` and show it. A goal that is not met is a figure, no failure."""
     import structlog

@@ -66,7 +66,7 @@ for dag in bag.dags.values():
             for task in dag.tasks
         },
     }
-heavy = sorted(read & {"obstore", "duckdb", "av", "pyarrow", "kubernetes", "boto3"})
+heavy = sorted(read & {"obstore", "duckdb", "av", "pyarrow", "kubernetes", "boto3", "numpy", "pandas", "PIL"})
 print("READ" + json.dumps({"errors": bag.import_errors, "dags": dags, "reached": reached, "heavy": heavy}))
 """
 
