@@ -119,6 +119,8 @@ def airflow_environment(layout: Layout, ports: Mapping[str, int], parallelism: i
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": str(parallelism),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # the test button of connections: its only user is the one who started the stack
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
         "AIRFLOW__CORE__FERNET_KEY_CMD": from_file("fernet-key"),
