@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 from outlap_airflow import training
 from outlap_airflow.operators import Free, WaitUntil, Warm
 from outlap_airflow.operators.cache import job_result
+from outlap_airflow.sensors import ResidencySensor
 from outlap_airflow.settings import DEFAULT_QUERY
-from outlap_airflow.triggers import MOST_FAILURES, JobTrigger
+from outlap_airflow.triggers import MOST_FAILURES, JobTrigger, ResidencyTrigger
 
 from cacheengine.client import control_for
 from lake.config import load_config
@@ -194,3 +196,49 @@ def test_only_the_first_failures_travel() -> None:
     with pytest.raises(AirflowException, match="and 400 more") as caught:
         job_result(job)
     assert "p99: gone" in str(caught.value)
+
+
+def test_a_person_who_ends_the_task_ends_the_job_and_nothing_that_is_over(node: Any) -> None:
+    store = dict[str, Any]()
+    assert run(Warm(task_id="warm", **REQUEST), 1, store)["state"] == "done"
+    node.holding = 3
+    operator = Warm(task_id="other", **REQUEST)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="other", map_index=-1, try_number=1)
+    with pytest.raises(TaskDeferred) as waiting:
+        operator.execute({"ti": ti})
+    asyncio.run(waiting.value.trigger.on_kill())
+    asyncio.run(JobTrigger("idc-b", store["job"]["id"]).on_kill())
+    with control_for(load_config(), "idc-b") as control:
+        assert control.job(waiting.value.trigger.job).state == "cancelled"
+        assert control.job(store["job"]["id"]).state == "done"
+
+
+def test_residency_is_waited_for(node: Any) -> None:
+    node.holding = 3
+    with pytest.raises(AirflowException, match="running: 3 of 6 files"):
+        run(Warm(task_id="warm", **REQUEST, wait_limit=timedelta(seconds=1), deferrable=False))
+    fields = {"dataset": "front", "ref": "latest", "idc": "idc-b", "nodes": "role=gpu", "poll_s": 0.1}
+    half = ResidencySensor(task_id="half", at_least="0.5", **fields).execute({})
+    assert (half["warm"], half["nodes"]) == (["b1"], {"b1": 0.5})
+    sensor = ResidencySensor(task_id="all", on=None, **fields)
+    with pytest.raises(TaskDeferred) as waiting:
+        sensor.execute({})
+    where, kept = waiting.value.trigger.serialize()
+    assert where == "outlap_airflow.triggers.ResidencyTrigger"
+
+    async def event() -> Any:
+        async for found in ResidencyTrigger(**kept).run():
+            return found.payload
+
+    async def waited() -> Any:
+        task = asyncio.create_task(event())
+        await asyncio.sleep(0.5)
+        assert not task.done()
+        node.holding = 6
+        return await asyncio.wait_for(task, 30)
+
+    assert sensor.finish({}, asyncio.run(waited()))["warm"] == ["b1"]
+    with pytest.raises(AirflowFailException, match="share"):
+        ResidencySensor(task_id="x", at_least=2, **fields).execute({})
+    with pytest.raises(AirflowFailException, match="nosuch"):
+        ResidencySensor(task_id="x", **{**fields, "dataset": "nosuch"}).execute({})

@@ -237,3 +237,25 @@ def test_a_publish_that_fails_names_its_task(call: Call, dags: dict[str, Any], g
     told = call("GET", f"{PUBLISH}/{run_id}", "ann").json()
     assert told["stage"] == "failed"
     assert told["error"] == f"publish_dataset {run_id}: publish failed; its log says why"
+
+
+def test_a_sync_under_way_tells_rate_and_eta_and_a_control_that_is_away_costs_its_step_only(
+    idcs: Any,
+) -> None:
+    from outlap_airflow.api.chain import Chain, Run, status_of
+
+    from lake.config import load_config
+
+    key = f"front@{'ab' * 32}|idc-b"
+    progress = {"done": 50, "total": 200, "began_ns": 0, "at_ns": 10 * 10**9}
+    sync = Run("sync_dataset", "s", key, "running", 1, {}, None, {("copy_to_idc-b", "progress"): progress})
+    job = {"id": "j", "idc": "idc-b", "open": True}
+    warm = Run("warm_dataset", "w", key, "running", 1, {}, None, {("warm", "job"): job})
+    made = {"dataset": "front", "version": "ab" * 32, "files": 6}
+    publish = Run("publish_dataset", "p", None, "success", 1, {}, None)
+    told = status_of(Chain(publish, made, [sync], [warm], []), load_config())
+    (idc,) = told.idcs
+    assert (idc.sync.rate_bps, idc.sync.eta_s, told.eta_s) == (5.0, 30.0, 30.0)
+    assert (told.stage, told.error) == ("syncing", None)
+    assert idc.warm is not None and idc.warm.job == "j"
+    assert "does not answer" in str(idc.warm.error)

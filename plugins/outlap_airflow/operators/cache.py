@@ -52,7 +52,7 @@ class _CacheJob(BaseOperator):
         job, idc = self._begin(context)
         self._show(job, idc)
         if job["state"] not in ENDED and not self.deferrable:
-            job = self._wait(job["id"])
+            return self._result(context, self._wait(job["id"]))
         if job["state"] in ENDED:
             return self._result(context, job)
         trigger = JobTrigger(idc=idc, job=job["id"], conn_id=self.outlap_conn_id or None)
