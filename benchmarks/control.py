@@ -334,7 +334,7 @@ def _warm(url: str, token: str) -> Job:
 
 
 @contextmanager
-def _service(folder: Path) -> Iterator[tuple[str, str, psutil.Process, Published]]:
+def _service(folder: Path, interval_s: float) -> Iterator[tuple[str, str, psutil.Process, Published]]:
     """A control service of its own, over a lake with one small version. Yields (address, token, process, version)."""
     lake = open_store(StoreConfig(name="lake", idc="idc", url=f"file://{folder}/lake"))
     source = folder / "source"
@@ -352,6 +352,7 @@ def _service(folder: Path) -> Iterator[tuple[str, str, psutil.Process, Published
         "OUTLAP_HOME": str(folder),
         "OUTLAP_CONTROL_LISTEN": address,
         "OUTLAP_CONTROL_STATE_DIR": str(folder / "control"),
+        "OUTLAP_CONTROL_HEARTBEAT_INTERVAL_S": str(interval_s),
     }
     with (folder / "control.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "cacheengine.control"], env=environment, stderr=log)
@@ -369,11 +370,11 @@ def _service(folder: Path) -> Iterator[tuple[str, str, psutil.Process, Published
         process.wait(30)
 
 
-def simulate(nodes: int, versions: int, steady_s: float) -> Outcome:
-    """Run a group against a control service of its own."""
+def simulate(nodes: int, versions: int, steady_s: float, interval_s: float = 2.0) -> Outcome:
+    """Run a group against a control service of its own. interval_s: the least that nodes report at."""
     with (
         tempfile.TemporaryDirectory(prefix="outlap-bench-control-") as folder,
-        _service(Path(folder)) as (
+        _service(Path(folder), interval_s) as (
             url,
             token,
             process,

@@ -141,5 +141,5 @@ def test_a_silent_node_that_was_told_to_be_is_not_dead(serve: Serve, published: 
         change(control, "heartbeats_per_s", 0.01)  # one heartbeat in 100 s, then
         beat(control, "b1", 0, report(published, 12))
         job = control.warm(WarmRequest(dataset="city"))
-        assert control.wait(job.id, timeout_s=1.5).state in ("queued", "running")
+        assert control.job(job.id, wait_s=1.0).state in ("queued", "running")
         assert [node.alive for node in control.nodes()] == [True]
