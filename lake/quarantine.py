@@ -57,9 +57,14 @@ def read(store: Store, vehicle: str, drive: str) -> Entry | None:
     """The entry of a drive, None when it is not in quarantine."""
     key = _key(vehicle, drive)
     try:
-        value = read_json(stores.get(store, key), key)
+        return from_json(stores.get(store, key), key)
     except NotFound:
         return None
+
+
+def from_json(data: bytes, key: str) -> Entry:
+    """An entry as it was written. Raises Corrupt, naming the key."""
+    value = read_json(data, key)
     try:
         findings = tuple(Finding(**item) for item in value["findings"])
         return Entry(value["vehicle"], value["drive"], findings, value["fingerprint"], value["at_ns"])

@@ -8,16 +8,23 @@ from typing import Any, ClassVar
 from airflow.plugins_manager import AirflowPlugin
 from outlap_airflow import pools
 from outlap_airflow.mappers import FanOutIdc
+from outlap_airflow.pages.views import views
 from outlap_airflow.timetable import TrainingTimetable
 
 
 def _apps() -> list[dict[str, Any]]:
-    """The publish API, in the API server only: the other processes have no use for FastAPI."""
+    """The pages and the publish API, in the API server only: the other processes have no use for FastAPI."""
     if "api-server" not in sys.argv[:2]:
         return []
     from outlap_airflow.api.app import create_app
+    from outlap_airflow.pages.app import create_app as create_pages
+    from outlap_airflow.pages.views import PREFIX
 
-    return [{"app": create_app(), "url_prefix": "/outlap", "name": "outlap"}]
+    # in this order: the first whose prefix fits answers
+    return [
+        {"app": create_pages(), "url_prefix": PREFIX, "name": "outlap pages"},
+        {"app": create_app(), "url_prefix": "/outlap", "name": "outlap"},
+    ]
 
 
 class OutlapPlugin(AirflowPlugin):
@@ -26,3 +33,4 @@ class OutlapPlugin(AirflowPlugin):
     timetables: ClassVar = [TrainingTimetable]
     listeners: ClassVar = [pools]
     fastapi_apps: ClassVar = _apps()
+    external_views: ClassVar = views()
