@@ -1,4 +1,8 @@
-"""Every member of a pack, by the pack's own list: one request to the tail of the object, then kept on the node."""
+"""The members of a pack: those that versions name, where nothing else can lie between them; else by the pack's own list, one request to
+the tail of the object, then kept on the node.
+
+The first needs no store: a node that reads from peers goes on when the store is away.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from cacheengine.wanted import PackWant
 from lake import stores
 from lake.assemblies import assembly_size
 from lake.errors import Corrupt, NotFound
-from lake.packs import pack_key, read_members
+from lake.packs import ALIGN, next_offset, pack_key, read_members
 from lake.stores import Store
 
 
@@ -29,12 +33,48 @@ def all_members(store: Store, folder: Path, pack_id: str, believed: Sequence[Pac
     """
     is_assembled = any(one.assembled for one in believed)
     size, table = _listed(store, folder, pack_id, is_assembled)
-    columns = [_want_of(pack_id, size, table), *believed]
+    return _merged([_want_of(pack_id, size, table), *believed])
+
+
+def named_members(folder: Path, believed: Sequence[PackWant]) -> tuple[PackWant, Ints] | None:
+    """(members that versions name, ascending, each once; regions [start, end) that may hold others, of which only the pack's own list
+    can tell). None where that list is on this node already, or the pack is an assembly, or no version names it.
+    """
+    if (
+        not believed
+        or any(one.assembled for one in believed)
+        or (folder / f"{believed[0].pack}.parquet").exists()
+    ):
+        return None
+    want = _merged(believed)
+    return want, _unknown(want)
+
+
+def _unknown(want: PackWant) -> Ints:
+    """(n, 2): whole blocks between members that are not where the next one must be after the last, and those behind the last."""
+    ends = np.concatenate([np.zeros(1, np.int64), want.offset + want.length])
+    after = -(-ends // ALIGN) * ALIGN
+    before = np.append(want.offset, want.size)
+    loose = np.append(want.offset != next_offset(ends[:-1]), True) & (after < before)
+    return np.stack([after[loose], before[loose]], axis=1)
+
+
+def touches(regions: Ints, offset: int, length: int) -> bool:
+    """Whether any region has a byte in [offset, offset + length)."""
+    return bool(((regions[:, 0] < offset + length) & (regions[:, 1] > offset)).any())
+
+
+def _merged(columns: Sequence[PackWant]) -> PackWant:
+    """Of several members at one offset the last counts."""
     offset = np.concatenate([c.offset for c in columns])[::-1]
-    unique, at = np.unique(offset, return_index=True)  # of several at one offset the last counts
+    unique, at = np.unique(offset, return_index=True)
     merged = np.concatenate([c.length for c in columns])[::-1][at]
     content = np.concatenate([c.content_id for c in columns])[::-1][at]
-    return PackWant(pack_id, size, unique, merged, content, is_assembled, all(one.hashed for one in believed))
+    first, believed = columns[0], columns[1:] or columns
+    is_assembled = any(one.assembled for one in believed)
+    return PackWant(
+        first.pack, first.size, unique, merged, content, is_assembled, all(one.hashed for one in believed)
+    )
 
 
 def _listed(store: Store, folder: Path, pack_id: str, is_assembled: bool) -> tuple[int, pa.Table]:

@@ -37,7 +37,7 @@ from cacheengine import have as haves
 from cacheengine.errors import Busy, FetchFailed, NoSpace
 from cacheengine.groupview import Watched
 from cacheengine.have import Mask
-from cacheengine.memberlists import all_members, touching
+from cacheengine.memberlists import all_members, named_members, touches, touching
 from cacheengine.node import node_store, other_stores, read_node_file, store_opener
 from cacheengine.packcache import Cache, CacheDir, open_cache
 from cacheengine.peers import Peers
@@ -57,6 +57,7 @@ AT_ONCE = 32  # fetches of this process, of at most a request (or a long member,
 AHEAD_AT_ONCE = 2
 AHEAD_STEP = 2 << 20
 _TAKEN = "its bytes were taken away as fast as they came"
+_NOWHERE: haves.Ints = np.empty((0, 2), np.int64)
 _FIX = "free a version (`outlap free`), or give the node's cache_dirs a larger quota"
 
 log = structlog.get_logger()
@@ -66,7 +67,8 @@ log = structlog.get_logger()
 class _Pack:
     """A pack in use. there: members that are on disk, marked or not; pending: written and not yet marked; busy: being fetched.
 
-    `there` holds while the file is the one behind `fd` and no bytes were taken from it (epoch).
+    `there` holds while the file is the one behind `fd` and no bytes were taken from it (epoch). unknown: regions of which only the
+    pack's own list can tell what they hold.
     """
 
     want: PackWant
@@ -75,6 +77,7 @@ class _Pack:
     epoch: int
     there: Mask
     pending: Mask
+    unknown: haves.Ints
     busy: dict[int, threading.Event] = field(default_factory=dict)
     pending_bytes: int = 0
     streams: readahead.Streams = field(default_factory=readahead.Streams)
@@ -132,7 +135,7 @@ class ReadThrough:
         """
         end = time.monotonic() + self._wait_s
         for _ in range(8):
-            pack = self._pack(pack_id, end)
+            pack = self._pack(pack_id, end, (offset, length))
             rows = touching(pack.want, offset, length)
             mine, waits = self._claim(pack, rows)
             if not len(mine) and not waits:
@@ -175,9 +178,11 @@ class ReadThrough:
         for attempt in range(8):
             self._look_at_views()
             pack = self._packs.get(pack_id)  # looked at once, below, where nothing is missing
-            if attempt or pack is None or not pack.there[touching(pack.want, offset, length)].all():
+            if attempt or pack is None or not _is_there(pack, offset, length):
                 self.make_resident(pack_id, offset, length)
                 pack = self._pack(pack_id, time.monotonic() + self._wait_s)
+                if touches(pack.unknown, offset, length):
+                    continue
             data = os.pread(pack.fd, length, offset)
             rows = touching(pack.want, offset, length)
             with self._lock:
@@ -312,13 +317,18 @@ class ReadThrough:
                     self._counts.with_suffix(".room").write_text(str(short))
                 time.sleep(0.1)
 
-    def _pack(self, pack_id: str, end: float | None = None) -> _Pack:
-        """The pack as it is on disk now: loaded anew when bytes were taken from it or when a version was added."""
+    def _pack(self, pack_id: str, end: float | None = None, wanted_bytes: tuple[int, int] = (0, 0)) -> _Pack:
+        """The pack as it is on disk now: loaded anew when bytes were taken from it, when a version was added, or when it is not known
+        what the wanted bytes (offset, length) hold."""
         self._look_at_views()
         with self._lock:
             pack = self._packs.get(pack_id)
             loading = self._loading.setdefault(pack_id, threading.Lock())
-        if pack is not None and _holds(pack):
+
+        def good(found: _Pack | None) -> bool:
+            return found is not None and _holds(found) and not touches(found.unknown, *wanted_bytes)
+
+        if pack is not None and good(pack):
             return pack
         end = end or time.monotonic() + self._wait_s
         if not loading.acquire(timeout=max(0.0, end - time.monotonic())):
@@ -326,22 +336,27 @@ class ReadThrough:
         try:
             with self._lock:
                 current = self._packs.get(pack_id)
-            if current is not None and current is not pack and _holds(current):
+            if current is not None and current is not pack and good(current):
                 return current
             too_slow = partial(intime.too_slow, pack_id, self._wait_s)
-            intime.within(self._slots, end, too_slow, partial(self._load_into, pack_id))
+            listed = current is not None and touches(current.unknown, *wanted_bytes)
+            if listed and current is not None and current.pending.any():
+                self._mark(current)
+            intime.within(self._slots, end, too_slow, partial(self._load_into, pack_id, listed))
+            if touches(self._packs[pack_id].unknown, *wanted_bytes):
+                intime.within(self._slots, end, too_slow, partial(self._load_into, pack_id, True))
             with self._lock:
                 return self._packs[pack_id]
         finally:
             loading.release()
 
-    def _load_into(self, pack_id: str) -> None:
-        fresh = self._load(pack_id)
+    def _load_into(self, pack_id: str, listed: bool) -> None:
+        fresh = self._load(pack_id, listed)
         with self._lock:
             self._packs[pack_id] = fresh
 
-    def _load(self, pack_id: str) -> _Pack:
-        want = self._members_of(pack_id)
+    def _load(self, pack_id: str, listed: bool) -> _Pack:
+        want, unknown = self._members_of(pack_id, listed)
         need = Need(pack_id, want.size, np.empty(0, np.int64), np.empty(0, np.int64))
         home = packcache.find_pack(self._cache, pack_id)
         if home is None:
@@ -350,7 +365,7 @@ class ReadThrough:
         with packcache.locked(home, pack_id, shared=True):
             known = haves.load(packcache.have_path(home, pack_id), want.size)
         there = haves.contains(known, want.offset, want.length, want.head)
-        pack = _Pack(want, home, fd, known.epoch, there, np.zeros(len(there), np.bool_))
+        pack = _Pack(want, home, fd, known.epoch, there, np.zeros(len(there), np.bool_), unknown)
         weakref.finalize(pack, os.close, fd)  # with its last user: another thread may be reading
         return pack
 
@@ -386,8 +401,8 @@ class ReadThrough:
         with self._lock:
             self._packs.pop(pack_id, None)
 
-    def _members_of(self, pack_id: str) -> PackWant:
-        """Every member of the pack; where a version names one, as the version says."""
+    def _members_of(self, pack_id: str, listed: bool) -> tuple[PackWant, haves.Ints]:
+        """(members of the pack, where a version names one, as the version says; regions that may hold others). listed: every member."""
         with self._lock:
             wants = list(self._known.get(pack_id, ()))
         believed = []
@@ -396,7 +411,15 @@ class ReadThrough:
                 believed.append(wanted.read_pack(want, place))
             except FileNotFoundError:
                 continue  # freed meanwhile
-        return all_members(self._store, self._members, pack_id, believed)
+        named = None if listed else named_members(self._members, believed)
+        return named or (all_members(self._store, self._members, pack_id, believed), _NOWHERE)
+
+
+def _is_there(pack: _Pack, offset: int, length: int) -> bool:
+    """Whether it is known what these bytes hold, and every member of them is on disk."""
+    if touches(pack.unknown, offset, length):
+        return False
+    return bool(pack.there[touching(pack.want, offset, length)].all())
 
 
 def _holds(pack: _Pack) -> bool:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
@@ -115,6 +117,14 @@ def member_prelude(position: int, name: str, size: int) -> bytes:
         gap += ALIGN
     records += _comment_of(gap - BLOCK - len(records))
     return _header(b"pax", len(records), b"x") + records + _header(short, size, b"0")
+
+
+def next_offset(ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where the data of the next member begins at the earliest, after data that ends there: where a plain name puts it."""
+    position = -(-ends // BLOCK) * BLOCK
+    gap = -(position + BLOCK) % ALIGN
+    gap[(gap > 0) & (gap < 2 * BLOCK)] += ALIGN
+    return position + gap + BLOCK
 
 
 def check_name(name: str) -> None:

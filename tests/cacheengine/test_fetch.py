@@ -22,7 +22,7 @@ from cacheengine.readthrough import ReadThrough
 from cacheengine.reserving import Need
 from cacheengine.wanted import Want
 from lake import stores
-from lake.errors import NotFound
+from lake.errors import Explained, NotFound
 from lake.stores import Store
 from tests.cacheengine.nodes import Dataset, cache_at, damage, make_files, object_path, publish
 from tests.conftest import wait_until
@@ -226,6 +226,49 @@ def test_reading_through_gives_right_bytes_with_one_request_for_many_readers(
     through.close()
     assert resident_files(cache, want) == want.files
     assert_right(cache, want, data)
+
+
+def test_what_a_version_names_is_read_without_the_list_of_the_pack(
+    published: tuple[Store, Dataset, Want], tmp_path: Path
+) -> None:
+    store, _, want = published
+    part = wanted.read_pack(want, 0)
+    rows = np.argsort(part.offset)
+    start, last = int(part.offset[rows[0]]), int(part.offset[rows[-1]] + part.length[rows[-1]])
+    path = object_path(store, part.pack)
+    raw = path.read_bytes()
+    path.chmod(0o644)
+    os.truncate(path, last)  # the list is behind the last member
+    through = ReadThrough(cache_at(tmp_path / "cache"), store, tmp_path / "views")
+    expected = bytearray(last)
+    for row in rows.tolist():
+        at, size = int(part.offset[row]), int(part.length[row])
+        expected[at : at + size] = raw[at : at + size]
+    assert through.read(part.pack, start, last - start) == expected[start:]
+    assert through.read(part.pack, last - 100, 100) == raw[last - 100 : last]
+    # what no version speaks of is not taken for nothing
+    with pytest.raises(Explained):
+        through.read(part.pack, last - 100, 8192)
+    path.write_bytes(raw)
+    assert through.read(part.pack, last - 100, 100) == raw[last - 100 : last]
+    assert len(through.read(part.pack, last - 100, 8192)) == min(8192, len(raw) - last + 100)
+    through.close()
+
+
+def test_a_gap_that_another_version_may_fill_is_read_by_the_list(
+    published: tuple[Store, Dataset, Want], tmp_path: Path
+) -> None:
+    store, data, want = published
+    part = wanted.read_pack(want, 0)
+    path = sorted(data.files)[5]
+    others = [name for name in data.files if name != path]
+    views = tmp_path / "others"
+    wanted.save_want(store, views, want.version, "list", others)
+    through = ReadThrough(cache_at(tmp_path / "cache"), store, views)
+    names = wanted.paths_at(want, 0, np.arange(len(part.offset)))
+    at = int(part.offset[names.index(path)])
+    assert through.read(part.pack, at, len(data.files[path])) == data.files[path]
+    through.close()
 
 
 def test_reading_through_raises_for_a_damaged_member_and_serves_the_others(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import tarfile
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,19 @@ def test_any_members_come_back_from_an_ordinary_tar(tmp_path_factory, members):
         assert all(item.mtime == 0 and item.mode == 0o444 for item in tar.getmembers())
     assert listed == members
     assert packs.members_of(folder / "one.tar").equals(pack.members)
+
+
+@given(
+    st.lists(st.integers(0, 1 << 40), min_size=1),
+    st.text("abc/", min_size=1, max_size=100),
+    st.integers(0, 9),
+)
+def test_the_next_member_is_where_a_plain_name_puts_it_and_never_before(ends, name, more):
+    blocks = [-(-end // packs.BLOCK) * packs.BLOCK for end in ends]
+    least = packs.next_offset(np.array(ends)).tolist()
+    assert least == [block + len(packs.member_prelude(block, name, 1)) for block in blocks]
+    longer = [block + len(packs.member_prelude(block, name + "ü" * 99 * more, 1)) for block in blocks]
+    assert all(offset >= first for offset, first in zip(longer, least, strict=True))
 
 
 @pytest.mark.parametrize("program", ["tar", "bsdtar"])

@@ -21,7 +21,13 @@ from tests.cacheengine.nodes import Dataset, make_files, publish
 from tests.conftest import wait_until
 
 # short, so that a test need not wait long for what a group notices in half a minute
-CONTROL = {"HEARTBEAT_INTERVAL_S": "0.5", "DEAD_AFTER_S": "3", "DEAD_GRACE_S": "60", "POLL_S": "0.2"}
+CONTROL = {
+    "HEARTBEAT_INTERVAL_S": "0.5",
+    "DEAD_AFTER_S": "3",
+    "DEAD_GRACE_S": "60",
+    "MEMBER_AWAY_S": "4",
+    "POLL_S": "0.2",
+}
 ROWS = "OUTLAP_FAULT_ROWS"
 
 
@@ -45,7 +51,7 @@ def scene(folder: Path, nodes: int, files: int = 240) -> Iterator[Scene]:
         made = Scene(group, folder, source)
         names = [f"n{number + 1}" for number in range(nodes)]
         for name in names:
-            groups.add_node(group, name)
+            groups.add_node(group, name, fetch_concurrency=4)
         data = publish_there(made, make_files(files, 1, 60_000), "frames")
         groups.start_agents(group, names)
         warm(made, data)
@@ -60,9 +66,10 @@ def publish_there(scene: Scene, files: Mapping[str, bytes], name: str) -> Datase
     return data
 
 
-def warm(scene: Scene, data: Dataset, nodes: str = "all") -> None:
-    """On all nodes, to its end."""
-    job = groups.warm(scene.group, WarmRequest(dataset=data.name, ref=data.tag, nodes=nodes))
+def warm(scene: Scene, data: Dataset, **how: object) -> None:
+    """To its end. how: fields of WarmRequest; on all nodes, whole, where it says nothing else."""
+    request = WarmRequest(dataset=data.name, ref=data.tag).model_copy(update=how)
+    job = groups.warm(scene.group, request)
     assert (job.state, job.error, job.failures) == ("done", None, ())
     if data not in scene.warmed:
         scene.warmed.append(data)
