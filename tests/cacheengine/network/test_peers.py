@@ -1,4 +1,4 @@
-"""Bytes that travel between nodes while something is wrong: who reads what is not resident sees no error while a store or a peer has it."""
+"""Bytes that travel between nodes while something is wrong: readers see no error while a store or a peer has what they want."""
 
 from __future__ import annotations
 
