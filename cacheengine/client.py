@@ -266,10 +266,10 @@ class Control:
         body = self._http.ask("GET", path, timeout_s=timeout_s, generation=generation, wait_s=wait_s)
         return [self._http.read(TypeAdapter(Desired), body)] if body else []
 
-    def group(self, revision: int = -1, wait_s: float = 0.0) -> GroupAnswer:
+    def group(self, revision: int = -1, wait_s: float = 0.0, timeout_s: float = TIMEOUT_S) -> GroupAnswer:
         """The cache group; waits up to `wait_s` for another revision than the one given."""
         body = self._http.ask(
-            "GET", "/v1/group", timeout_s=wait_s + TIMEOUT_S, revision=revision, wait_s=wait_s
+            "GET", "/v1/group", timeout_s=wait_s + timeout_s, revision=revision, wait_s=wait_s
         )
         return self._http.read(TypeAdapter(GroupAnswer), body)  # type: ignore[no-any-return]
 

@@ -16,12 +16,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from cacheengine import disks, metrics, packcache, peerwire
 from cacheengine import have as haves
-from cacheengine.have import Heads, Ints
+from cacheengine.have import Have, Heads, Ints
 from cacheengine.packcache import Cache
 from lake.canonical import is_hash
 from lake.errors import Explained
@@ -30,6 +31,7 @@ IDLE_S = 60.0
 SEND_S = 20  # a receiver that takes nothing for so long is let go
 LOOK_S = 0.05
 CHUNK = 256 << 10
+RECORDS = 256  # kept in memory, of some thousand members each
 
 log = structlog.get_logger()
 
@@ -70,6 +72,7 @@ class PeerServer:
         self._listener, self._served = listener, served
         self._slots = threading.Semaphore(served.streams)
         self._open: set[socket.socket] = set()
+        self._records: dict[Path, tuple[tuple[int, int, int], Have]] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         listener.listen(256)
@@ -168,8 +171,7 @@ class PeerServer:
         except (OSError, Explained):
             return False
         try:
-            record = packcache.have_path(home, request.pack)
-            known = haves.load(record, request.size)
+            known = self._record(packcache.have_path(home, request.pack), request.size)
             if os.fstat(fd).st_size != request.size:
                 return False
             if not haves.contains(known, request.offset, request.length, request.head).all():
@@ -188,6 +190,24 @@ class PeerServer:
             return True
         finally:
             os.close(fd)
+
+    def _record(self, path: Path, size: int) -> Have:
+        """The record as it is now; read again when its file is another one."""
+        try:
+            found = path.stat()
+        except OSError:
+            return haves.NOTHING
+        stamp = (found.st_ino, found.st_mtime_ns, size)
+        with self._lock:
+            known = self._records.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        record = haves.load(path, size)
+        with self._lock:
+            if len(self._records) >= RECORDS:
+                self._records.clear()
+            self._records[path] = (stamp, record)
+        return record
 
     def _send_spans(self, connection: socket.socket, fd: int, request: _Request) -> None:
         spans = peerwire.spans(request.offset, request.length)

@@ -127,6 +127,7 @@ def start(config: Config, settings: NodeConfig) -> tuple[Node, Control | None]:
     node.others = other_stores(config, settings)
     if control is not None:
         node.file_list = control.file_list
+        node.hear_group = partial(membership.hear, node, control)
     load_state(node)
     room.tidy(node)
     return node, control

@@ -16,6 +16,8 @@ from lake.errors import Explained
 
 AWAY_S = 2.0
 LONG_POLL_S = 20.0
+HEAR_S = 3.0
+LAGS_S = 0.5
 
 log = structlog.get_logger()
 
@@ -26,11 +28,16 @@ def still_held(groups: tuple[Group, ...], new: Group) -> tuple[Group, ...]:
     return (*before, new)
 
 
-def take_group(node: Node, answer: GroupAnswer) -> None:
-    """Let the group be this. Shares of spread versions are worked out anew when its members changed."""
+def take_group(node: Node, answer: GroupAnswer) -> bool:
+    """Let the group be this. Shares of spread versions are worked out anew when its members changed.
+
+    False for an older one: an instance of control that lags behind said it. A database that was lost begins anew, with another secret.
+    """
     new = answer.group
     with node.lock:
         old = node.group
+        if old is not None and new.revision < old.revision and answer.secret == node.secret:
+            return False
         node.groups = still_held(node.groups, new)
         node.secret = read_secret(node.config.peer_secret) if node.config.peer_secret else answer.secret
         groupview.save(node.config.state_dir, node.view())
@@ -46,6 +53,18 @@ def take_group(node: Node, answer: GroupAnswer) -> None:
     if moved:
         log.info("group_changed", generation=new.generation, settled=new.settled, nodes=len(new.nodes))
     node.wake.set()
+    return True
+
+
+def hear(node: Node, control: Control) -> None:
+    """Ask once for the group, before a warm: who it is shared with may have joined a moment ago. What goes wrong, `follow` tells."""
+    group = node.group
+    try:
+        answer = control.group(-1 if group is None else group.revision, timeout_s=HEAR_S)
+        if group is None or answer.group.revision > group.revision:
+            take_group(node, answer)
+    except (Explained, OSError) as error:
+        log.info("group_not_heard", error=str(error))
 
 
 def follow(node: Node, control: Control) -> None:
@@ -55,8 +74,9 @@ def follow(node: Node, control: Control) -> None:
             group = node.group
             revision = -1 if group is None else group.revision
             answer = control.group(revision, LONG_POLL_S)
-            if answer.group.revision != revision or answer.secret != node.secret:
-                take_group(node, answer)
+            is_news = answer.group.revision != revision or answer.secret != node.secret
+            if is_news and not take_group(node, answer):
+                node.ending.wait(LAGS_S)
             node.works("group")
         except (Explained, OSError) as error:
             node.failed("group", error)

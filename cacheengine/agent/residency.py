@@ -70,6 +70,7 @@ def warm(node: Node, key: Key) -> None:
         if status.state == "waiting":
             status.state = "fetching"
     try:
+        node.hear_group()
         _warm(node, key, status)
     except (Explained, OSError) as error:
         _fail(node, key, status, (Failure(path="", cause=str(error)),))

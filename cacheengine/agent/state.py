@@ -125,6 +125,7 @@ class Node:
     file_list: Callable[[DesiredVersion], list[str] | None] = lambda _: None
     open_named: OpenNamed = no_other_store
     others: Callable[[], Sequence[Store]] = lambda: ()
+    hear_group: Callable[[], None] = lambda: None
     address: str = ""
     peer_address: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)

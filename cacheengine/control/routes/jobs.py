@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from cacheengine.control import abreast, activejobs, jobstore, orders, tokens
 from cacheengine.control.bell import heard as bell_heard
 from cacheengine.control.jobs import ENDED
+from cacheengine.control.routes import group
 from cacheengine.control.routes.common import (
     CONFLICT,
     ERRORS,
@@ -34,6 +35,7 @@ async def warm(request: WarmRequest, running: Here, caller: Caller) -> Job:
     tokens.check(caller, "warm", request.dataset)
     if request.pin:
         tokens.check(caller, "pin", request.dataset)
+    await group.refresh(running)  # nodes look at it as they begin: who joined a moment ago is in it
     return await abreast.ordered(running, lambda: orders.warm(running.service, request))
 
 
