@@ -94,14 +94,14 @@ def run(quick: bool) -> Report:
     """Measure everything. Raises Refused when this machine cannot: not root, no disk file system, no C compiler."""
     size = QUICK if quick else FULL
     with ExitStack() as stack:
-        stack.enter_context(_ended_by_signals())
-        disk, memory = _folders(stack)
+        stack.enter_context(ended_by_signals())
+        disk, memory = folders(stack)
         stack.enter_context(_ahead_of_others())
         return _run(stack, size, disk, memory)
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the run like Ctrl-C does: mounts and processes go first."""
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -126,7 +126,7 @@ def _ahead_of_others() -> Iterator[None]:
         os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
-def _folders(stack: ExitStack) -> tuple[Path, Path]:
+def folders(stack: ExitStack) -> tuple[Path, Path]:
     """(on a disk, on tmpfs): gone at the end. TMPDIR chooses the disk."""
     if os.geteuid() != 0:
         raise Refused("the benchmark", "it mounts and empties the page cache", "run it as root")
