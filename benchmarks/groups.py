@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -64,7 +65,10 @@ class Node:
 
 @dataclass
 class Group:
-    """running: name → process that was started and not stopped. changes: of the settings of control, OUTLAP_CONTROL_*."""
+    """running: name → process that was started and not stopped. changes: of the settings of control, OUTLAP_CONTROL_*.
+
+    ports: of master, volume server and filer of the store; other groups beside this one have others.
+    """
 
     folder: Path
     network: Network
@@ -72,6 +76,7 @@ class Group:
     control: Host
     desk: Host
     changes: Mapping[str, str]
+    ports: tuple[int, ...]
     nodes: dict[str, Node] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -86,7 +91,9 @@ def group(folder: Path, changes: Mapping[str, str] | None = None) -> Iterator[Gr
     folder.mkdir(parents=True, exist_ok=True)
     with namespaces.network() as network:
         store, control, desk = (namespaces.add_host(network, name) for name in ("store", "control", "desk"))
-        made = Group(folder, network, store, control, desk, changes or {})
+        # SeaweedFS finds its own parts by sockets in /tmp that are named by port: networks of their own do not part those
+        ports = random.SystemRandom().sample(range(20_000, 50_000), 3)
+        made = Group(folder, network, store, control, desk, changes or {}, tuple(ports))
         _configure(made)
         try:
             start_store(made)
@@ -185,6 +192,8 @@ def start_store(group: Group) -> None:
     command += ["-ip.bind=0.0.0.0", "-filer", "-s3", f"-s3.port={STORE_PORT}", f"-s3.config={identities}"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=100", "-master.volumeSizeLimitMB=256"]
     command += ["-volume.preStopSeconds=1"]
+    parts = zip(("master", "volume", "filer"), group.ports, strict=True)
+    command += [f"-{part}.port={port}" for part, port in parts]
     command += [f"-{part}.localSocket={group.folder / f'{part}.sock'}" for part in ("s3", "filer")]
     _start(group, "store", group.store, command, {})
     wait(group, "store", lambda: _store_answers(group), "the store")

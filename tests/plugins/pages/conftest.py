@@ -52,7 +52,8 @@ def call(site: Site) -> Iterator[Callable[..., httpx.Response]]:
         yield ask
 
 
-@pytest.fixture(scope="session")
+# Not for longer than a file: an event loop runs in this thread as long as the browser does
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as started:
         found = started.chromium.launch(executable_path="/usr/bin/chromium", args=list(FLAGS))
@@ -60,7 +61,7 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def logins(browser: Browser, site: Site) -> dict[str, Any]:
     """user → what the browser keeps of a login."""
     return {user: log_in(browser, site, user) for user in ("ann", "ben")}
