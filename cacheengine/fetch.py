@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cacheengine import assembled, checked, crashpoints, disks, metrics, packcache
+from cacheengine import assembled, checked, crashpoints, disks, metrics, pace, packcache
 from cacheengine.errors import Busy, FetchFailed
 from cacheengine.have import Ints, make
 from cacheengine.packcache import CacheDir
@@ -82,7 +82,8 @@ def _get(store: Store, key: str, offset: int, length: int) -> bytes:
     """A range, tried again when the store is away for a moment. Raises NotFound, StoreDown."""
     for attempt in range(TRIES):
         try:
-            data = stores.get_range(store, key, offset, length)
+            with pace.request(pace.STORES):
+                data = stores.get_range(store, key, offset, length)
         except StoreDown:
             if attempt + 1 == TRIES:
                 raise
@@ -92,17 +93,27 @@ def _get(store: Store, key: str, offset: int, length: int) -> bytes:
         finally:
             metrics.store_requests.inc()
         metrics.store_bytes.inc(len(data))
+        pace.add(pace.STORES, len(data))
         return data
     raise AssertionError
+
+
+Near = Callable[[PackWant, list[int], int], list[int]]
+
+
+def no_peer(want: PackWant, rows: list[int], fd: int) -> list[int]:
+    return rows
 
 
 @dataclass(frozen=True)
 class Sources:
     """Where bytes come from besides the store. near: takes rows of a want from peers, checked and written, and gives those that are
-    left. open_named: stores of objects that were published in place. others: stores of other IDCs, asked last. told(source, pack,
-    first byte, bytes, seconds): hears where each request's bytes came from."""
+    left. last: the same, of peers that were left out as too slow, where no store has the bytes. open_named: stores of objects that
+    were published in place. others: stores of other IDCs, asked after ours. told(source, pack, first byte, bytes, seconds): hears
+    where each request's bytes came from."""
 
-    near: Callable[[PackWant, list[int], int], list[int]] = lambda want, rows, fd: rows
+    near: Near = no_peer
+    last: Near = no_peer
     open_named: OpenNamed = no_other_store
     others: Callable[[], Sequence[Store]] = lambda: ()
     told: Callable[[str, str, int, int, float], None] = lambda source, pack, at, size, seconds: None
@@ -154,7 +165,10 @@ def _from_stores(store: Store, want: PackWant, piece: Piece, fd: int, sources: S
         except (NotFound, StoreDown):
             continue
     if failure is not None:
-        raise failure
+        rows = list(range(piece.first, piece.last))
+        if not want.hashed or sources.last(want, rows, fd):
+            raise failure
+        sources.told("peer", want.pack, piece.offset, piece.length, time.monotonic() - started)
     return bad
 
 

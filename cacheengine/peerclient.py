@@ -27,12 +27,12 @@ IDLE_S = 30.0  # below the server's, so that it is not closed under our hands
 Head = tuple[int, dict[str, str], bytes]  # status, headers in small letters, what of the body came along
 Sink = Callable[[memoryview], None]
 NOTHING = memoryview(b"")
-Kind = Literal["sent", "coming", "absent", "busy", "refused", "broken"]
+Kind = Literal["sent", "coming", "absent", "busy", "refused", "slow", "broken"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """sent: data holds the spans. progress: of what is coming. why: of what is broken."""
+    """sent: data holds the spans. progress: of what is coming. slow: its bytes did not come in time. why: of what is slow or broken."""
 
     kind: Kind
     data: memoryview = NOTHING
@@ -42,6 +42,10 @@ class Answer:
 
 class _Broken(Exception):
     """What the peer did is no answer."""
+
+
+class _TooSlow(_Broken):
+    """The time is over."""
 
 
 @dataclass
@@ -122,6 +126,9 @@ def ask(
             head = _send(connection, message, end)
         try:
             return _receive(connections, address, connection, head, total, end, sink)
+        except (TimeoutError, _TooSlow):
+            connection.close()
+            return Answer("slow", why="its bytes come too slowly")
         except BaseException:
             connection.close()
             raise
@@ -170,7 +177,7 @@ def _receive(
 def _limit(connection: socket.socket, end: float) -> None:
     left = end - time.monotonic()
     if left <= 0:
-        raise _Broken("it is too slow")
+        raise _TooSlow("it is too slow")
     connection.settimeout(left)
 
 

@@ -1,7 +1,8 @@
 """Bytes from peers: who is asked is decided in sources.py, when not in breaker.py; here they are asked, waited for and checked.
 
 A peer that is slow, busy, gone or wrong costs time and no more: what it did not give right is left to the next one, then to the
-store.
+store. One that fetches for us, or sends, far more slowly than a store does is left out for a while (pace.py): the next one in the order
+is then the owner of what it should have fetched, so that the store still sends each byte about once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import structlog
 
-from cacheengine import breaker, checked, metrics, peerclient, peerwire, sources
+from cacheengine import breaker, checked, metrics, pace, peerclient, peerwire, sources
 from cacheengine.breaker import Breaker
 from cacheengine.groupview import GroupView
 from cacheengine.peerclient import Answer, Connections
@@ -28,7 +29,10 @@ POLL_S = 2  # of a long poll of what is coming: then whether we should end is lo
 STALL_S = 30.0  # a peer whose fetch makes no progress for so long is waited for no more
 START_S = 3.0  # from the start of a warm: a peer may not have heard of it yet
 BUSY_S = 3.0
+SLOW = "it is far slower than the store"
 READER_S = 8.0  # all peers together, before a reader's bytes are asked of the store
+
+Near = Callable[[PackWant, list[int], int], list[int]]
 
 log = structlog.get_logger()
 
@@ -36,24 +40,30 @@ log = structlog.get_logger()
 @dataclass(frozen=True)
 class Patience:
     """waits: for a peer that is fetching what we want. began: when the warm did (monotonic seconds). until: of all asking.
-    stopped: whether to give up."""
+    stopped: whether to give up. fetches: requests that a node makes at once, cap: bytes a second that it may fetch; of others as of us.
+    last: peers that are too slow are asked too, there is nobody else."""
 
     waits: bool
     began: float
     until: float
     stopped: Callable[[], bool] = lambda: False
+    fetches: int = 1
+    cap: Callable[[], float | None] = lambda: None
+    last: bool = False
 
 
 @dataclass
 class Peers:
     """All that one process of a node knows of its peers. Every function may be called from many threads.
 
-    holders: of versions, for the group of `revision` (its generation and revision)."""
+    slow: until when (monotonic seconds) who was too slow is left out. holders: of versions, for the group of `revision` (its generation
+    and revision)."""
 
     me: str
     view: Callable[[], GroupView]
     connections: Connections = field(default_factory=Connections)
     breakers: dict[str, Breaker] = field(default_factory=dict)
+    slow: dict[str, float] = field(default_factory=dict)
     holders: dict[Held, list[GroupNode]] = field(default_factory=dict)
     revision: tuple[int, int] = (-1, -1)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -64,14 +74,19 @@ def open_peers(me: str, view: Callable[[], GroupView], tls: ssl.SSLContext | Non
 
 
 def for_warm(
-    peers: Peers, held: Held, stopped: Callable[[], bool]
-) -> Callable[[PackWant, list[int], int], list[int]]:
-    """What a warm of a version takes from peers: it waits for what they are fetching."""
-    patience = Patience(True, time.monotonic(), float("inf"), stopped)
+    peers: Peers,
+    held: Held,
+    stopped: Callable[[], bool],
+    fetches: int = 1,
+    cap: Callable[[], float | None] = lambda: None,
+    last: bool = False,
+) -> Near:
+    """What a warm of a version takes from peers: it waits for what they are fetching. fetches, cap, last: see Patience."""
+    patience = Patience(not last, time.monotonic(), float("inf"), stopped, fetches, cap, last)
     return lambda want, rows, fd: take(peers, [held], want, rows, fd, patience)
 
 
-def for_reader(peers: Peers, versions: Sequence[str]) -> Callable[[PackWant, list[int], int], list[int]]:
+def for_reader(peers: Peers, versions: Sequence[str], last: bool = False) -> Near:
     """What a reader takes from peers: of those that hold one of these versions, from who has it now."""
 
     def near(want: PackWant, rows: list[int], fd: int) -> list[int]:
@@ -80,7 +95,8 @@ def for_reader(peers: Peers, versions: Sequence[str]) -> Callable[[PackWant, lis
             return rows
         known = [held for held in group.held if held.version in versions]
         now = time.monotonic()
-        return take(peers, known or [Held(version="")], want, rows, fd, Patience(False, now, now + READER_S))
+        patience = Patience(False, now, now + READER_S, last=last)
+        return take(peers, known or [Held(version="")], want, rows, fd, patience)
 
     return near
 
@@ -118,30 +134,66 @@ def _take_from(
     peers: Peers, ask: Ask, want: PackWant, rows: list[int], fd: int, patience: Patience
 ) -> list[int]:
     waits = patience.waits and ask.waits
-    began = moved = time.monotonic()
-    progress = -1
+    began = time.monotonic()
+    watched: _Watched | None = None
     while not patience.stopped():
         now = time.monotonic()
-        if now >= patience.until or not _admitted(peers, ask.node, now):
+        if now >= patience.until or not _admitted(peers, ask.node, now, patience.last):
             return rows
         answer, left = _exchange(peers, ask, want, rows, fd, POLL_S if waits else 0, patience.until - now)
         metrics.peer_asked.labels(answer.kind).inc()
         if answer.kind == "sent":
             return left
+        now = time.monotonic()
         if answer.kind == "coming" and waits:
-            now = time.monotonic()
-            if answer.progress != progress:
-                progress, moved = answer.progress, now
-            if now - moved > STALL_S:
-                log.warning("peer_stalls", peer=ask.node, pack=want.pack)
+            watched = watched or _Watched(answer.progress, now, answer.progress, now)
+            why = _given_up(watched, answer.progress, now, want, rows, patience)
+            if why is not None:
+                log.warning("peer_left_out", peer=ask.node, pack=want.pack, why=why)
+                if why == SLOW:
+                    _leave_out(peers, ask.node, now)
                 return rows
-        elif answer.kind == "absent" and waits and time.monotonic() - patience.began < START_S:
+        elif answer.kind == "absent" and waits and now - patience.began < START_S:
             time.sleep(0.1)
-        elif answer.kind == "busy" and time.monotonic() - began < BUSY_S * (1 if waits else 0.1):
+        elif answer.kind == "busy" and now - began < BUSY_S * (1 if waits else 0.1):
             time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 (not for secrets)
         else:
+            if answer.kind == "slow" and patience.until - began > peerclient.ANSWER_S:
+                log.warning("peer_left_out", peer=ask.node, pack=want.pack, why=answer.why)
+                _leave_out(peers, ask.node, now)
             return rows
     return rows
+
+
+@dataclass
+class _Watched:
+    """A peer that is waited for: its progress when we began to look, and when it last moved."""
+
+    first: int
+    began: float
+    last: int
+    moved: float
+
+
+def _given_up(
+    watched: _Watched, progress: int, now: float, want: PackWant, rows: list[int], patience: Patience
+) -> str | None:
+    """Why a peer that is fetching what we want is waited for no longer; None: it is."""
+    if progress != watched.last:
+        watched.last, watched.moved = progress, now
+    store, cap = pace.rate(pace.STORES), patience.cap()
+    ours = min(store, cap) if store and cap else store
+    # the peer's requests are as large as this one, and count when they end
+    uncounted = patience.fetches * int(want.length[rows].sum())
+    if pace.is_far_slower(progress - watched.first, now - watched.began, uncounted, ours):
+        return SLOW
+    stalls_s = max(STALL_S, 2 * uncounted / ours) if ours else STALL_S
+    return "it makes no progress" if now - watched.moved > stalls_s else None
+
+
+def _leave_out(peers: Peers, node: str, now: float) -> None:
+    with peers.lock:
+        peers.slow[node] = now + pace.OUT_S
 
 
 def _exchange(
@@ -201,8 +253,11 @@ def _write_spans(want: PackWant, rows: list[int], data: memoryview, fd: int) -> 
     return left
 
 
-def _admitted(peers: Peers, node: str, now: float) -> bool:
+def _admitted(peers: Peers, node: str, now: float, last: bool) -> bool:
     with peers.lock:
+        if not last and now < peers.slow.get(node, 0.0):
+            metrics.peer_asked.labels("left out").inc()
+            return False
         found = breaker.admit(peers.breakers.get(node, Breaker()), now)
         if found is None:
             metrics.peer_asked.labels("open").inc()
@@ -213,7 +268,7 @@ def _admitted(peers: Peers, node: str, now: float) -> bool:
 
 def _note(peers: Peers, node: str, answer: Answer) -> None:
     now = time.monotonic()
-    is_failure = answer.kind in ("broken", "refused")
+    is_failure = answer.kind in ("broken", "refused", "slow")
     with peers.lock:
         before = peers.breakers.get(node, Breaker())
         after = breaker.failed(before, now) if is_failure else breaker.succeeded(before)
@@ -221,5 +276,5 @@ def _note(peers: Peers, node: str, answer: Answer) -> None:
         states = breaker.state(before, now), breaker.state(after, now)
     metrics.peer_state.labels(node).set(breaker.RANK[states[1]])
     if states[0] != states[1]:
-        why = answer.why if answer.kind == "broken" else answer.kind
+        why = answer.why or answer.kind
         log.warning("peer_breaker", peer=node, state=states[1], why=why[:200])

@@ -282,7 +282,8 @@ class ReadThrough:
         if self._near is not None:
             with self._lock:
                 versions = [known.version for known, _ in self._known.get(want.pack, ())]
-            sources = replace(sources, near=peers.for_reader(self._near, versions))
+            near, last = (peers.for_reader(self._near, versions, last) for last in (False, True))
+            sources = replace(sources, near=near, last=last)
         for piece in fetch.plan(want.offset, want.length):
             if self._counts is not None:
                 giveway.say(self._counts.with_suffix(giveway.SUFFIX))

@@ -204,6 +204,15 @@ def _fetch(node: Node, key: Key, want: Want, status: Status, mine: Sequence[int]
             yield fetch.PackJob(members, placed[members.pack])
 
     weights: dict[str, haves.Ints] = {}
+    rate = partial(_rate, node, status)
+    from_peers = partial(
+        peers.for_warm,
+        node.peers,
+        shares.held_of(status.desired),
+        node.stop_warm.is_set,
+        node.config.fetch_concurrency,
+        rate,
+    )
 
     def marked(members: wants.PackWant, rows: haves.Ints) -> None:
         nonlocal done
@@ -224,12 +233,8 @@ def _fetch(node: Node, key: Key, want: Want, status: Status, mine: Sequence[int]
             marked,
             node.stop_warm,
             giveway.to_readers(node.config.state_dir / "counts", node.stop_warm),
-            Sources(
-                peers.for_warm(node.peers, shares.held_of(status.desired), node.stop_warm.is_set),
-                node.open_named,
-                node.others,
-            ),
-            throttle.paced(partial(_rate, node, status), node.stop_warm),
+            Sources(from_peers(), from_peers(last=True), node.open_named, node.others),
+            throttle.paced(rate, node.stop_warm),
         )
     except BaseException as error:
         if isinstance(error, Explained):

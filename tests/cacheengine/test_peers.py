@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -16,10 +17,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from cacheengine import fetch, metrics, packcache, peerclient, peers, peerwire, reserving, wanted
+from cacheengine import fetch, metrics, pace, packcache, peerclient, peers, peerwire, reserving, wanted
 from cacheengine.fetch import PackJob, Sources
 from cacheengine.groupview import GroupView
 from cacheengine.node import CacheDirConfig, NodeConfig
+from cacheengine.pace import Meter
 from cacheengine.packcache import Cache
 from cacheengine.peerclient import Answer, Connections
 from cacheengine.peers import Peers
@@ -108,6 +110,15 @@ def group_of(**addresses: str) -> Group:
 
 def peers_of(secret: str = SECRET, **addresses: str) -> Peers:
     view = GroupView(groups=(group_of(**addresses),), secret=secret)
+    return Peers("me", lambda: view)
+
+
+def peers_that_own_all(**addresses: str) -> Peers:
+    """As peers_of, but we are a client: whatever the pack is, it is theirs to read from the store."""
+    group = group_of(**addresses)
+    me, *others = group.nodes
+    group = group.model_copy(update={"nodes": (me.model_copy(update={"role": "client"}), *others)})
+    view = GroupView(groups=(group,), secret=SECRET)
     return Peers("me", lambda: view)
 
 
@@ -246,7 +257,54 @@ def test_a_peer_that_stalls_is_waited_for_no_longer_than_it_moves(
     monkeypatch.setattr(peers, "POLL_S", 0)
     address = serve(cache_at(tmp_path / "theirs"), coming=lambda pack: 7)
     mine = cache_at(tmp_path / "mine")
-    assert fill(published, mine, near(peers_of(other=address))) == []
+    assert fill(published, mine, near(peers_that_own_all(other=address))) == []
+    assert is_right(published, mine)
+
+
+def test_a_peer_that_creeps_is_left_out_and_asked_when_nobody_else_has_the_bytes(
+    published: Published, tmp_path: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "LOOK_S", 0.1)
+    monkeypatch.setattr(pace, "STORES", Meter(busy_s=1.0, bytes=1 << 30))
+    monkeypatch.setattr(peers, "POLL_S", 0)
+    progress = itertools.count()
+    theirs = cache_at(tmp_path / "theirs")
+    known = peers_that_own_all(other=serve(theirs, coming=lambda pack: next(progress)))
+    mine = cache_at(tmp_path / "mine")
+    assert fill(published, mine, near(known)) == []
+    assert is_right(published, mine)
+    assert set(known.slow) == {"other"}
+    asked = next(progress)
+    again = cache_at(tmp_path / "again")
+    assert fill(published, again, near(known)) == []
+    assert next(progress) == asked + 1
+    # now only it has them
+    assert fill(published, theirs) == []
+    gone = Published(open_store(StoreConfig(name="gone", idc="idc-a", url=f"file://{tmp_path}")),
+                     published.data, published.want)  # fmt: skip
+    last = cache_at(tmp_path / "last")
+    assert fill(gone, last, near(known)) != []
+    both = replace(near(known), last=peers.for_warm(known, Held(version=""), lambda: False, last=True))
+    assert fill(gone, last, both) == []
+    assert is_right(published, last)
+    # and a reader
+    part, through = published.part(), ReadThrough(
+        cache_at(tmp_path / "reader"), gone.store, published.want.rows.parent, near=known
+    )  # fmt: skip
+    assert len(through.read(part.pack, int(part.offset[0]), int(part.length[0]))) == part.length[0]
+    through.close()
+
+
+def test_a_peer_whose_bytes_come_too_slowly_is_left_out(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peerclient, "ANSWER_S", 0.3)
+    monkeypatch.setattr(peerclient, "LEAST_BPS", 1 << 30)
+    bad, mine = BadPeer("slow", first_answer(published)), cache_at(tmp_path / "mine")
+    with closing(bad):
+        known = peers_of(other=bad.address)
+        assert fill(published, mine, near(known)) == []
+    assert set(known.slow) == {"other"}
     assert is_right(published, mine)
 
 
@@ -271,6 +329,15 @@ def test_a_busy_peer_says_so(published: Published, tmp_path: Path, serve: Callab
         assert is_right(published, mine)
 
 
+def first_answer(published: Published) -> bytes:
+    """What a peer sends to who asks for all but the long one, which asks by itself."""
+    part = published.part()
+    first = part.take(np.arange(len(part.offset) - 1))
+    spans = peerwire.spans(first.offset, first.length)
+    whole = object_path(published.store, part.pack).read_bytes()
+    return b"".join(whole[start:end] for start, end in spans.tolist())
+
+
 @pytest.mark.parametrize("fault", get_args(Fault))
 def test_a_hostile_peer_costs_time_and_no_more(
     published: Published, tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
@@ -279,10 +346,8 @@ def test_a_hostile_peer_costs_time_and_no_more(
     monkeypatch.setattr(peerclient, "LEAST_BPS", 1 << 30)
     monkeypatch.setattr(peers, "BUSY_S", 0.2)
     part = published.part()
-    first = part.take(np.arange(len(part.offset) - 1))  # the long one asks by itself
-    spans = peerwire.spans(first.offset, first.length)
     whole = object_path(published.store, part.pack).read_bytes()
-    bad = BadPeer(fault, b"".join(whole[start:end] for start, end in spans.tolist()))
+    bad = BadPeer(fault, first_answer(published))
     mine = cache_at(tmp_path / "mine")
     with closing(bad):
         known = peers_of(other=bad.address)

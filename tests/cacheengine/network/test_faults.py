@@ -44,6 +44,12 @@ def is_alive(scene: Scene, name: str) -> bool:
     return any(state.alive for state in groups.states(scene.group) if state.node == name)
 
 
+def says_resident(scene: Scene, name: str) -> bool:
+    """What the node itself says, without control."""
+    held = groups.residency(scene.group, name)[scene.warmed[0].version]
+    return (held.state, held.files_resident) == ("resident", len(scene.warmed[0].files))
+
+
 def dead(scene: Scene, name: str) -> None:
     wait_until(lambda: not is_alive(scene, name), f"control to miss {name}", 30)
 
@@ -110,8 +116,7 @@ def test_control_is_down(three: Scene) -> None:
         # a node that is started meanwhile goes by what its disk says
         groups.stop(three.group, "n1")
         groups.start_agent(three.group, "n1")
-        held = groups.residency(three.group, "n1")[three.warmed[0].version]
-        assert (held.state, held.files_resident) == ("resident", len(three.warmed[0].files))
+        wait_until(lambda: says_resident(three, "n1"), "n1 to have looked at its disk", 60)
         reading.go_on()
         start = time.monotonic()
         groups.start_control(three.group)

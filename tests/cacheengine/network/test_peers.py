@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks import groups, namespaces
+from cacheengine.control.placement import first_owners
 from cacheengine.wire import VersionReport, WarmRequest
 from tests.cacheengine.network.reader import reading
 from tests.cacheengine.network.scene import (
@@ -133,6 +134,10 @@ def test_one_node_is_slow_while_all_warm(three: Scene, data: Dataset) -> None:
                 200,
             )
             fast_s = time.monotonic() - start
+            # an order: they did not wait for what the slow one should have read for all
+            share = first_owners(list(data.packs), dict.fromkeys(NAMES, 1.0), 1).count(("n3",))
+            held = {path.stem for path in group.nodes["n3"].cache.rglob("*.have")} & set(data.packs)
+            assert len(held) < share
         finally:
             namespaces.limit(group.network, host, None)
         with groups.asking(group) as control:
