@@ -213,13 +213,16 @@ class PeerServer:
         spans = peerwire.spans(request.offset, request.length)
         total = int((spans[:, 1] - spans[:, 0]).sum())
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n".encode()
-        connection.sendall(head, *(() if self._served.tls else (socket.MSG_MORE,)))
+        # whole segments, however the spans lie: what is left of the last one goes when the cork does
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        connection.sendall(head)
         for start, end in spans.tolist():
             if self._served.tls is None:
                 _sendfile(connection, fd, start, end)
             else:
                 for at in range(start, end, CHUNK):
                     connection.sendall(os.pread(fd, min(CHUNK, end - at), at))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         metrics.peer_answers.labels("sent").inc()
         metrics.served_bytes.inc(total)
 
