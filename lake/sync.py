@@ -26,6 +26,7 @@ from lake.versions import Available, PackUse, is_available, read_available, read
 CHUNK = 8 << 20
 PARALLEL = 4
 Progress = Callable[[int, int], None]
+Pace = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _known(target: Store, dataset: str | None, version: str) -> frozenset[str] |
 
 
 def _copy_pack(
-    source: Store, target: Store, use: PackUse, scratch: Path, moved: Callable[[int], None]
+    source: Store, target: Store, use: PackUse, scratch: Path, moved: Callable[[int], None], pace: Pace
 ) -> None:
     """Fetch (from where an earlier try ended), hash, upload. Raises Corrupt when the bytes do not have their name."""
     key = pack_key(use.id)
@@ -118,7 +119,9 @@ def _copy_pack(
         done = local.stat().st_size
     with local.open("ab" if done else "wb") as out:
         while done < use.size:
-            piece = stores.get_range(source, key, done, min(CHUNK, use.size - done))
+            length = min(CHUNK, use.size - done)
+            pace(length)
+            piece = stores.get_range(source, key, done, length)
             digest.update(piece)
             out.write(piece)
             done += len(piece)
@@ -133,7 +136,7 @@ def _copy_pack(
 
 
 def _copy_packs(
-    source: Store, target: Store, work: SyncPlan, scratch: Path, progress: Progress | None
+    source: Store, target: Store, work: SyncPlan, scratch: Path, progress: Progress | None, pace: Pace
 ) -> dict[str, str]:
     """Pack id → cause, for those that could not be copied."""
     lock, done = Lock(), 0
@@ -147,7 +150,7 @@ def _copy_packs(
 
     def copy(use: PackUse) -> str | None:
         try:
-            _copy_pack(source, target, use, scratch, moved)
+            _copy_pack(source, target, use, scratch, moved, pace)
         except LakeError as error:
             return str(error)
         return None
@@ -158,24 +161,37 @@ def _copy_packs(
 
 
 def sync(
-    source: Store, target: Store, dataset: str, ref: str, scratch: Path, progress: Progress | None = None
+    source: Store,
+    target: Store,
+    dataset: str,
+    ref: str,
+    scratch: Path,
+    progress: Progress | None = None,
+    pace: Pace = lambda _: None,
 ) -> SyncReport:
     """Copy what is missing, then let the version appear at the target: available, tag, `latest`.
 
-    progress(done bytes, total bytes). Raises NotFound, StoreDown; Conflict when another process syncs through the same scratch.
+    progress(done bytes, total bytes). pace(bytes): called before so many are asked for; it may wait.
+    Raises NotFound, StoreDown; Conflict when another process syncs through the same scratch.
     """
     with leases.writing(target, f"the sync of {dataset}@{ref}"):
-        return _sync(source, target, dataset, ref, scratch, progress)
+        return _sync(source, target, dataset, ref, scratch, progress, pace)
 
 
 def _sync(
-    source: Store, target: Store, dataset: str, ref: str, scratch: Path, progress: Progress | None
+    source: Store,
+    target: Store,
+    dataset: str,
+    ref: str,
+    scratch: Path,
+    progress: Progress | None,
+    pace: Pace,
 ) -> SyncReport:
     started = time.monotonic()
     found = refs.resolve(source, dataset, ref)
     work = plan(source, target, found.version, dataset)
     scratch.mkdir(parents=True, exist_ok=True)
-    dead = _copy_packs(source, target, work, scratch, progress)
+    dead = _copy_packs(source, target, work, scratch, progress, pace)
     dead_key = f"sync/{dataset}/{found.version}.dead.json"
     lines = tuple(f"packs {pack[:12]}: {cause}" for pack, cause in sorted(dead.items()))
     copied = [use for use in work.packs if use.id not in dead]

@@ -22,8 +22,10 @@ def sync(
 ) -> None:
     """Copy what a version needs and the other IDC lacks; packs are hashed on arrival, the tag moves last.
 
-    Killed at any instant, run it again: what has arrived stays.
+    It keeps to its share of the link's budget (`outlap config set link.FROM.TO`). Killed at any instant, run it again: what has
+    arrived stays.
     """
+    from cacheengine import linkshare
     from lake import sync as syncing
     from lake.config import load_config
     from lake.refs import parse
@@ -42,6 +44,7 @@ def sync(
             ref,
             folder,
             progress=lambda copied, total: report(f"sync {version} to {to}", copied, total),
+            pace=linkshare.of_sync(config, origin.idc, to, f"{dataset}@{ref}"),
         )
     if as_json:
         show.json_line(asdict(done))

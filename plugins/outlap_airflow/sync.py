@@ -49,6 +49,7 @@ def sync_to(dataset: str, ref: str, idc: str, report_progress: Progress | None =
 
     The scratch folder stays after a failure, because the next try goes on where this one ended.
     """
+    from cacheengine import linkshare
     from lake import refs
     from lake.stores import lake_store
     from lake.sync import sync
@@ -70,7 +71,8 @@ def sync_to(dataset: str, ref: str, idc: str, report_progress: Progress | None =
             log.info("%s@%s to %s: %d of %d bytes (%d %%)", dataset, version[:12], idc, done, total, percent)
 
     scratch.mkdir(parents=True, exist_ok=True)
-    report = sync(source, target, dataset, version, scratch, progress)
+    pace = linkshare.of_sync(config, config.idc, idc, f"{dataset}@{version}")
+    report = sync(source, target, dataset, version, scratch, progress, pace)
     if report.dead:
         lines = "\n".join(report.dead)
         raise AirflowException(

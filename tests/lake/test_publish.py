@@ -203,8 +203,9 @@ def test_sync_moves_only_what_is_missing_and_the_ref_last(two_idcs, tmp_path):
     assert keys(there) == before
     cut(here, tmp_path, "d2")
     publish.publish_query(here, "city", SQL, tmp_path, {})
-    second = sync.sync(here, there, "city", "latest", tmp_path / "s")
-    assert (second.packs_copied, second.packs_present) == (1, 1)
+    paced: list[int] = []
+    second = sync.sync(here, there, "city", "latest", tmp_path / "s", pace=paced.append)
+    assert (second.packs_copied, second.packs_present) == (1, 1) and sum(paced) == second.bytes_copied
     assert versions.verify(there, second.version, tmp_path).problems == ()
 
 
