@@ -266,10 +266,10 @@ def _first_reads(program: Path, version: Version, count: int, disk: Path) -> lis
     for readers in READERS:
         folder = disk / f"first-{readers}"
         with ExitStack() as stack:
-            packs = stack.enter_context(systems.fetchfs(folder, version, folder / "cache"))
-            devices = tuple(packs / f"{part.id}.tar" for part in version.want.packs)
+            node = stack.enter_context(systems.fetchfs(folder, version, folder / "cache"))
+            devices = tuple(node.fetchfs_file(part.id) for part in version.want.packs)
             stack.enter_context(
-                systems.view("kernel", version, devices, folder / "views", folder / "view", packs)
+                systems.view("kernel", version, devices, folder / "views", folder / "view", node.fetchfs)
             )
             names = version.files.names[:count]
             listed = reader.write_list(folder / "names", folder / "view", names)

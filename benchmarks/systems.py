@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from benchmarks import datasets, reader, rivals
 from benchmarks.datasets import Version
 from cacheengine import mountapi, views
+from cacheengine.agent import fetchfs as processes
 from cacheengine.node import NodeConfig, write_node_file
 from cacheengine.packcache import Cache
 from cacheengine.views import Backend, ViewPlan
@@ -87,8 +89,8 @@ def mounted(backend: Backend, plan: ViewPlan) -> Iterator[views.View]:
 
 
 @contextmanager
-def fetchfs(folder: Path, version: Version, cache: Path) -> Iterator[Path]:
-    """A fetchfs over a cache directory, its node in the IDC of the folder store; where it shows packs."""
+def fetchfs(folder: Path, version: Version, cache: Path) -> Iterator[NodeConfig]:
+    """A node in the IDC of the folder store, over a cache directory, with as many processes of fetchfs as one has here."""
     state = version.views.parent
     lines = ['here = "here"', "[idc.here]", 'store = "lake"', "[store.lake]", 'idc = "here"']
     lines += [f'url = "{version.store.where}"', "read_only = true"]
@@ -104,29 +106,23 @@ def fetchfs(folder: Path, version: Version, cache: Path) -> Iterator[Path]:
     }
     node = NodeConfig.model_validate(settings)
     write_node_file(node)
-    target = folder / "packs"
     before = os.environ.get("OUTLAP_HOME")
     os.environ["OUTLAP_HOME"] = str(folder)
-    process: subprocess.Popen[bytes] | None = None
+    started: list[int] = []
     try:
-        process = views.start_daemon(
-            "cacheengine.fetchfs",
-            target,
-            ["--node-config", str(node.file)],
-            folder / "fetchfs.log",
-            folder / "counters.json",
-        )
-        yield target
+        for number in range(node.fetchfs_processes):
+            started.append(processes.start(node, number))
+        yield node
     finally:
         if before is None:
             del os.environ["OUTLAP_HOME"]
         else:
             os.environ["OUTLAP_HOME"] = before
-        with suppress(Explained):
-            mountapi.unmount(target, lazy=True)
-        if process is not None:
-            process.terminate()
-            process.wait(30)
+        for number, pid in enumerate(started):
+            with suppress(Explained):
+                mountapi.unmount(processes.folder(node, number), lazy=True)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 def open_views(stack: ExitStack, versions: Mapping[str, Version], cache: Cache, folder: Path) -> list[System]:
@@ -142,12 +138,12 @@ def open_views(stack: ExitStack, versions: Mapping[str, Version], cache: Cache, 
             pids += [seen.pid] if seen.pid is not None else []
         found.append(System(name, folders, tuple(pids), DAEMONS_EVERY if pids else 1))
     one = next(iter(versions.values()))
-    packs = stack.enter_context(fetchfs(folder / "near", one, cache.dirs[0].path))
+    node = stack.enter_context(fetchfs(folder / "near", one, cache.dirs[0].path))
     folders = {}
     for kind, version in versions.items():
-        devices = tuple(packs / f"{part.id}.tar" for part in version.want.packs)
+        devices = tuple(node.fetchfs_file(part.id) for part in version.want.packs)
         target = folder / "near-views" / kind
-        stack.enter_context(view("kernel", version, devices, folder / "near-state", target, packs))
+        stack.enter_context(view("kernel", version, devices, folder / "near-state", target, node.fetchfs))
         folders[kind] = target
     return [*found, System(NEAR, folders, (), DAEMONS_EVERY)]
 

@@ -2,7 +2,8 @@
 
 What is read is made resident first, whole members, checked, so that a reader never gets wrong bytes: right ones, or EIO with
 a line in the log and in the counter file. It keeps no state: after `kill -9` start it again over the same folder and mount the
-views anew. Resident packs are not read through here and do not notice.
+views anew. Resident packs are not read through here and do not notice. A node has several such processes, each with packs and a mount
+of its own (`cacheengine/agent/fetchfs.py`): one is limited by a core.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import pyfuse3
 
@@ -37,6 +38,12 @@ class PackSource(Protocol):
     def read(self, pack_id: str, offset: int, length: int) -> bytes:
         """These bytes, cut at the end of the pack, once every member they touch is resident and checked. Raises Explained."""
 
+    def read_now(self, pack_id: str, offset: int, into: memoryview, may_wait: bool) -> bool:
+        """Fill it with the same, where they are resident and in memory, or (may_wait) on a disk; else False. Raises OSError.
+
+        Called in the event loop: it asks no other process, and takes no time.
+        """
+
 
 class PackFiles(pyfuse3.Operations):
     """One flat folder of packs. A pack exists when the source knows it; the listing shows those that were opened."""
@@ -51,6 +58,7 @@ class PackFiles(pyfuse3.Operations):
         self._ids: list[str] = []
         self._sizes: list[int] = []
         self._places: dict[str, int] = {}
+        self._buffer = memoryview(bytearray(fuseserve.LARGEST_READ))
 
     def _attributes(self, inode: int) -> pyfuse3.EntryAttributes:
         if inode == pyfuse3.ROOT_INODE:
@@ -85,6 +93,15 @@ class PackFiles(pyfuse3.Operations):
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         pack_id = self._ids[fh - 2]
         length = max(0, min(size, self._sizes[fh - 2] - off))
+        if length <= len(self._buffer):
+            # sent before the next request is read, for no await lies between: one buffer will do. pyfuse3 takes any.
+            buffer = self._buffer[:length]
+            alone = self._work.is_alone()
+            if self._work.run_here(
+                _what(pack_id, off, size), self._source.read_now, pack_id, off, buffer, alone
+            ):
+                self._work.sent(length)
+                return cast("bytes", buffer)
         data = await self._work.run(_what(pack_id, off, size), self._source.read, pack_id, off, length)
         if len(data) != length:  # FUSE would fill it up with zeros
             short = FetchFailed(
@@ -129,10 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--node-config", type=Path, required=True, help="what the agent wrote for its processes"
     )
+    parser.add_argument("--name", default="fetchfs", help="under which its counts are kept")
     chosen = parser.parse_args(arguments)
 
     def run() -> None:
-        source = open_readthrough(chosen.node_config)
+        source = open_readthrough(chosen.node_config, chosen.name)
         try:
             serve(source, chosen.mountpoint, chosen.counters, chosen.ready_fd)
         finally:

@@ -34,6 +34,7 @@ READ_AHEAD_KB = 1024
 # packs and versions never change, so the kernel may keep what it was told
 FOREVER_S = 1e6
 THREADS = 64
+LARGEST_READ = 1 << 20  # FUSE asks for no more at once
 COUNTERS_EVERY_S = 1.0
 
 log = structlog.get_logger()

@@ -155,13 +155,16 @@ def write_durably(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def read_epoch(path: Path) -> int:
+def read_epoch(path: Path | str) -> int:
     """The epoch alone, without checking the rest; 0 when there is no record."""
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEADER.size)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0
+    try:
+        head = os.pread(fd, _HEADER.size, 0)
+    finally:
+        os.close(fd)
     if len(head) < _HEADER.size:
         return 0
     magic, epoch, _, _ = _HEADER.unpack(head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -39,7 +40,8 @@ class NodeConfig(BaseModel):
     token: how it speaks to control. client_token: what its own clients must show (default: the token of its IDC, and the
     node's own is always good). store: a store of the settings (default: the
     lake of its IDC). fetch_concurrency: requests to the store at once, of at most 8 MiB each.
-    read_wait_s: the longest that a reader waits for bytes that are not resident.
+    read_wait_s: the longest that a reader waits for bytes that are not resident. fetchfs_processes: packs that are not resident are
+    shared out over so many processes (default: one a core, four at most).
     scrub_every_s: how often all resident bytes are read and hashed again (0: never), scrub_rate: at most so many bytes a second.
     ttl_s: bytes that no desired version wants go when they are so old (default: when room is needed).
     peer_listen: where packs are served to peers (default: the address of listen, any port; a client serves none), peer_advertise:
@@ -64,6 +66,7 @@ class NodeConfig(BaseModel):
     fetch_concurrency: int = Field(default=8, ge=1, le=256)
     store: str | None = None
     read_wait_s: float = Field(default=30.0, gt=0)
+    fetchfs_processes: int = Field(default_factory=lambda: min(4, len(os.sched_getaffinity(0))), ge=1, le=64)
     scrub_every_s: float = Field(default=7 * 86400.0, ge=0)
     scrub_rate: ByteSize = Field(default=ByteSize(64 << 20))
     ttl_s: float | None = Field(default=None, gt=0)
@@ -105,8 +108,16 @@ class NodeConfig(BaseModel):
 
     @property
     def fetchfs(self) -> Path:
-        """Where fetchfs shows packs."""
+        """Where the processes of fetchfs show packs: each in a folder of its own here, named by its number from 0 on."""
         return self.state_dir / "fetchfs"
+
+    def fetchfs_of(self, pack: str) -> int:
+        """The number of the process that serves a pack."""
+        return int(pack[:8], 16) % self.fetchfs_processes
+
+    def fetchfs_file(self, pack: str) -> Path:
+        """Where a pack is seen that is not resident."""
+        return self.fetchfs / str(self.fetchfs_of(pack)) / f"{pack}.tar"
 
     @property
     def file(self) -> Path:

@@ -53,8 +53,9 @@ FLUSH_BYTES = 64 << 20
 ROOM_WAIT_S = 15.0
 ROOM_BESIDES = 64 << 10  # a new pack has a folder and a record
 READ_WAIT_S = 30.0
-AT_ONCE = 32  # fetches of this process, of at most a request (or a long member, in pieces) in memory each
-AHEAD_AT_ONCE = 2
+AT_ONCE = 32  # fetches of a node's readers, of at most a request (or a long member, in pieces) in memory each
+LEAST_AT_ONCE = 4  # of one of its processes
+AHEAD_SHARE = 16  # one in so many, or one, may be for read-ahead
 AHEAD_STEP = 2 << 20
 _TAKEN = "its bytes were taken away as fast as they came"
 _NOWHERE: haves.Ints = np.empty((0, 2), np.int64)
@@ -67,13 +68,16 @@ log = structlog.get_logger()
 class _Pack:
     """A pack in use. there: members that are on disk, marked or not; pending: written and not yet marked; busy: being fetched.
 
-    `there` holds while the file is the one behind `fd` and no bytes were taken from it (epoch). unknown: regions of which only the
-    pack's own list can tell what they hold.
+    path, record: of the pack and of its record; status: of what is behind `fd`. `there` holds while the file is that one and no
+    bytes were taken from it (epoch). unknown: regions of which only the pack's own list can tell what they hold.
     """
 
     want: PackWant
     directory: CacheDir
     fd: int
+    path: str
+    record: str
+    status: os.stat_result
     epoch: int
     there: Mask
     pending: Mask
@@ -88,6 +92,7 @@ class ReadThrough:
 
     views: the saved rows of versions (see wanted.py). counts: file that tells the agent what was missed; one
     beside it, `.room`, asks it to make room, and one, `.busy`, its warms to give way. wait_s: the longest wait of a reader.
+    at_once: fetches under way together.
     """
 
     def __init__(
@@ -99,18 +104,20 @@ class ReadThrough:
         wait_s: float = READ_WAIT_S,
         sources: fetch.Sources = fetch.STORE_ALONE,
         near: Peers | None = None,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._cache, self._store, self._views, self._counts = cache, store, views, counts
+        self._views_path = str(views)
         self._members = views.parent / "members"
         self._members.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._packs: dict[str, _Pack] = {}
         self._loading: dict[str, threading.Lock] = {}
-        self._views_seen = -1
+        self._views_seen: int | None = None
         self._known: dict[str, list[tuple[wanted.Want, int]]] = {}
         self._sources, self._near = sources, near
-        self._wait_s, self._slots = wait_s, threading.Semaphore(AT_ONCE)
-        self._ahead_slots = threading.Semaphore(AHEAD_AT_ONCE)
+        self._wait_s, self._slots = wait_s, threading.Semaphore(at_once)
+        self._ahead_slots = threading.Semaphore(max(1, at_once // AHEAD_SHARE))
         self.missed_bytes = 0
         self._end, self._flush_now = threading.Event(), threading.Event()
         self._flusher = threading.Thread(target=self._flush_loop, name="readthrough-marks", daemon=True)
@@ -184,15 +191,42 @@ class ReadThrough:
                 if touches(pack.unknown, offset, length):
                     continue
             data = os.pread(pack.fd, length, offset)
-            rows = touching(pack.want, offset, length)
-            with self._lock:
-                good = bool(pack.there[rows].all())
-                ahead = readahead.follow(pack.streams, offset, length, pack.want.size) if good else None
-            if ahead is not None:
-                self._read_ahead(pack, *ahead)
+            good = _is_there(pack, offset, length)
+            if good:
+                self._follow(pack, offset, length)
             if good and _holds(pack):
                 return data
         raise FetchFailed(f"the pack {pack_id[:12]}", _TAKEN, "make room")
+
+    def read_now(self, pack_id: str, offset: int, into: memoryview, may_wait: bool) -> bool:
+        """Fill it with these bytes when they are resident and, unless it may wait for a disk, in the page cache; else False.
+
+        Takes no lock that is held long, and asks nobody. Raises OSError.
+        """
+        pack = self._packs.get(pack_id)
+        if pack is None or self._views_now() != self._views_seen or not _is_there(pack, offset, len(into)):
+            return False
+        try:
+            got = os.preadv(pack.fd, [into], offset, 0 if may_wait else os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            if may_wait:
+                raise
+            return False  # a file system that cannot say
+        if got != len(into) or not _holds(pack):
+            return False
+        self._follow(pack, offset, got)
+        return True
+
+    def _follow(self, pack: _Pack, offset: int, length: int) -> None:
+        """Note a read of what is there, and fetch ahead of it where there is something to fetch."""
+        if pack.there.all():
+            return
+        with self._lock:
+            ahead = readahead.follow(pack.streams, offset, length, pack.want.size)
+        if ahead is not None:
+            self._read_ahead(pack, *ahead)
 
     def _read_ahead(self, pack: _Pack, start: int, end: int) -> None:
         """Fetch in the background what a reader that goes along the pack will ask for next; not when it would have to wait."""
@@ -366,19 +400,33 @@ class ReadThrough:
         with packcache.locked(home, pack_id, shared=True):
             known = haves.load(packcache.have_path(home, pack_id), want.size)
         there = haves.contains(known, want.offset, want.length, want.head)
-        pack = _Pack(want, home, fd, known.epoch, there, np.zeros(len(there), np.bool_), unknown)
+        pack = _Pack(
+            want,
+            home,
+            fd,
+            str(packcache.pack_path(home, pack_id)),
+            str(packcache.have_path(home, pack_id)),
+            os.fstat(fd),
+            known.epoch,
+            there,
+            np.zeros(len(there), np.bool_),
+            unknown,
+        )
         weakref.finalize(pack, os.close, fd)  # with its last user: another thread may be reading
         return pack
 
+    def _views_now(self) -> int | None:
+        """When rows of versions last came or went; None when there are none."""
+        try:
+            return os.stat(self._views_path).st_mtime_ns  # noqa: PTH116 (for each read)
+        except FileNotFoundError:
+            return None
+
     def _look_at_views(self) -> None:
         """Learn of versions whose rows were saved since: then all packs are loaded anew."""
-        try:
-            now = self._views.stat().st_mtime_ns
-        except FileNotFoundError:
+        now = self._views_now()
+        if now is None or now == self._views_seen:
             return
-        with self._lock:
-            if now == self._views_seen:
-                return
         known: dict[str, list[tuple[wanted.Want, int]]] = {}
         for index in sorted(self._views.glob(f"[0-9a-f]*{wanted.INDEX_SUFFIX}")):
             try:
@@ -418,19 +466,20 @@ class ReadThrough:
 
 def _is_there(pack: _Pack, offset: int, length: int) -> bool:
     """Whether it is known what these bytes hold, and every member of them is on disk."""
-    if touches(pack.unknown, offset, length):
+    if len(pack.unknown) and touches(pack.unknown, offset, length):
         return False
+    if pack.there.all():  # far fewer bytes to look at than numbers
+        return True
     return bool(pack.there[touching(pack.want, offset, length)].all())
 
 
 def _holds(pack: _Pack) -> bool:
     """Whether what we know of the pack is still true: same file, nothing taken away."""
-    path = packcache.pack_path(pack.directory, pack.want.pack)
     try:
-        same = os.path.samestat(path.stat(), os.fstat(pack.fd))
+        same = os.path.samestat(os.stat(pack.path), pack.status)  # noqa: PTH116 (for each read)
     except FileNotFoundError:
         return False
-    return same and packcache.epoch(pack.directory, pack.want.pack) == pack.epoch
+    return same and haves.read_epoch(pack.record) == pack.epoch
 
 
 def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
@@ -444,4 +493,7 @@ def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
         open_named=store_opener(config, node), others=other_stores(config, node), told=told
     )
     near = peers.open_peers(node.name, Watched(node.state_dir), client_tls(node))
-    return ReadThrough(cache, store, node.views, folder / f"{name}.json", node.read_wait_s, sources, near)
+    at_once = max(LEAST_AT_ONCE, AT_ONCE // node.fetchfs_processes)
+    return ReadThrough(
+        cache, store, node.views, folder / f"{name}.json", node.read_wait_s, sources, near, at_once
+    )

@@ -32,7 +32,6 @@ from lake.errors import Corrupt
 
 Ints = npt.NDArray[np.int64]
 EXPECTED = 1 << 20  # what the kernel will read ahead (fuseserve.READ_AHEAD_KB)
-LARGEST_READ = 1 << 20  # FUSE asks for no more at once
 _ROWS = "the rows of the view"
 
 
@@ -234,7 +233,7 @@ class TreeFiles(pyfuse3.Operations):
         self._listings: dict[int, tuple[list[bytes], list[int]]] = {}
         self._next_listing = 0
         self._total = int(tree.size.sum())
-        self._buffer = memoryview(bytearray(LARGEST_READ))
+        self._buffer = memoryview(bytearray(fuseserve.LARGEST_READ))
 
     def _attributes(self, inode: int) -> pyfuse3.EntryAttributes:
         if inode < self._first_file:
@@ -278,7 +277,7 @@ class TreeFiles(pyfuse3.Operations):
         device, offset = int(tree.pack[file]), int(tree.offset[file]) + off
         what = f"the file {tree.paths[file].as_py()!r}"
         here: bytes | None = None
-        if self._devices.is_local(device) and length <= LARGEST_READ:
+        if self._devices.is_local(device) and length <= fuseserve.LARGEST_READ:
             # sent before the next request is read, for no await lies between: one buffer will do. pyfuse3 takes any.
             buffer = self._buffer[:length]
             if self._devices.at_once(device, offset, buffer):

@@ -47,7 +47,9 @@ def counted(node: Node) -> dict[str, int]:
     daemons = list(_json_files((folder / "counts").glob("*.json")))
     sent = sum(
         int(value.get("bytes", 0))
-        for value in _json_files(iter([folder / "fetchfs.counters", *images(node).glob("view-*.counters")]))
+        for value in _json_files(
+            iter([*folder.glob("fetchfs-*.counters"), *images(node).glob("view-*.counters")])
+        )
     )
     missed = sum(int(value.get("miss_bytes", 0)) for value in daemons)
     return {

@@ -6,10 +6,8 @@ outlive the agent; a new one finds them by mounts.json and by what the kernel sa
 
 from __future__ import annotations
 
-import errno
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,9 +18,9 @@ import pyarrow.parquet as pq
 import structlog
 from blake3 import blake3
 
-from cacheengine import backends, metrics, mountapi, packcache, reserving, views
+from cacheengine import backends, metrics, packcache, reserving, views
 from cacheengine import wanted as wants
-from cacheengine.agent import scrub
+from cacheengine.agent import fetchfs, scrub
 from cacheengine.agent.state import MountRecord, Node, now_ns, save_mounts
 from cacheengine.errors import Busy
 from cacheengine.have import Mask
@@ -139,8 +137,11 @@ def _mount(node: Node, report: MountReport, only_warm: bool, owner: Owner, why: 
             packs = tuple(pack for pack in packs if masks[pack].any())
         local = {pack: only_warm or bool(masks[pack].all()) for pack in packs}
         remote = tuple(pack for pack in packs if not local[pack])
-        if remote:
-            ensure_fetchfs(node)
+        numbers = sorted({node.config.fetchfs_of(pack) for pack in remote})
+        for failed in fetchfs.ensure(node.config, numbers).values():
+            if failed is not None:
+                raise failed
+        served_by = {number: fetchfs.mount_of(node.config, number) or 0 for number in numbers}
         sizes = {part.id: part.size for part in want.packs}
         plan = ViewPlan(
             dataset=report.dataset,
@@ -157,7 +158,9 @@ def _mount(node: Node, report: MountReport, only_warm: bool, owner: Owner, why: 
         views.mount_view(report.backend, plan, why)
     with node.space, node.lock:
         held.update(pack for pack in packs if local[pack])
-        node.mounts[report.target] = record.model_copy(update={"held": tuple(sorted(held)), "remote": remote})
+        node.mounts[report.target] = record.model_copy(
+            update={"held": tuple(sorted(held)), "remote": remote, "served_by": served_by}
+        )
         node.mounted_ns[report.version] = record.mounted_ns
         save_mounts(node)
         scrub.remember_files(node, node.mounts[report.target])
@@ -187,7 +190,7 @@ def _mount(node: Node, report: MountReport, only_warm: bool, owner: Owner, why: 
 
 def _device(node: Node, pack: str, size: int, is_local: bool) -> Path:
     if not is_local:
-        return node.config.fetchfs / f"{pack}.tar"
+        return node.config.fetchfs_file(pack)
     home = packcache.find_pack(node.cache, pack)
     if home is None:  # only empty files are wanted of it: a file of holes will do
         nothing = np.empty(0, np.int64)
@@ -253,52 +256,18 @@ def umount(node: Node, target: str) -> None:
     node.wake.set()
 
 
-def _is_dead(folder: Path) -> bool:
-    """Whether a daemon's mount is there no more, or nobody answers behind it."""
-    if not mountapi.is_mounted(folder):
-        return True
-    try:
-        os.statvfs(folder)
-    except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ESHUTDOWN)
-    return False
-
-
-def ensure_fetchfs(node: Node) -> bool:
-    """Start fetchfs when it does not answer, in a session of its own; True when it was started. Raises MountFailed."""
-    with node.mounting:
-        if not _is_dead(node.config.fetchfs):
-            return False
-        mountapi.unmount(node.config.fetchfs, lazy=True)
-        folder = node.config.state_dir
-        process = views.start_daemon(
-            "cacheengine.fetchfs",
-            node.config.fetchfs,
-            ["--node-config", str(node.config.file)],
-            folder / "fetchfs.log",
-            folder / "fetchfs.counters",
-        )
-        log.info("fetchfs_started", pid=process.pid, mountpoint=str(node.config.fetchfs))
-        return True
-
-
 def keep_mounted(node: Node) -> None:
     """One round: fetchfs lives while a view needs it; views that lost it, or that a crash took, are mounted anew; views whose packs
     have become resident get them as local devices. Raises the first error, after all were tried."""
     with node.mounting:
         with node.lock:
             records = list(node.mounts.values())
-        first: Exception | None = None
-        restarted = False
-        try:
-            if any(record.remote for record in records) and ensure_fetchfs(node):
-                restarted = True
-                metrics.fetchfs_restarts.inc()
-        except (Explained, OSError) as error:
-            first = error
+        started = fetchfs.ensure(node.config, _serving(records))
+        first: Exception | None = next((error for error in started.values() if error is not None), None)
+        metrics.fetchfs_restarts.inc(sum(error is None for error in started.values()))
         for record in records:
             try:
-                why = _why_anew(node, record, restarted)
+                why = _why_anew(node, record)
                 if why is not None:
                     _mount(node, record.report, record.only_warm, record.owner, why)
             except (Explained, OSError) as error:
@@ -307,8 +276,13 @@ def keep_mounted(node: Node) -> None:
             raise first
 
 
-def _why_anew(node: Node, record: MountRecord, restarted: bool) -> str | None:
-    if _is_dead(Path(record.report.target)):
+def _serving(records: Iterable[MountRecord]) -> set[int]:
+    """The processes of fetchfs that views stand on."""
+    return {number for record in records for number in record.served_by}
+
+
+def _why_anew(node: Node, record: MountRecord) -> str | None:
+    if fetchfs.is_dead(Path(record.report.target)):
         return "it was mounted, and was not there any more"
     lost = scrub.why_replace(node, record)
     if lost is not None:
@@ -316,8 +290,12 @@ def _why_anew(node: Node, record: MountRecord, restarted: bool) -> str | None:
         return lost
     if not record.remote:
         return None
-    if restarted:
+    # by what is mounted, not by who started it: an agent may have been killed between the two
+    now = {number: fetchfs.mount_of(node.config, number) for number in record.served_by}
+    if any(found not in (None, record.served_by[number]) for number, found in now.items()):
         return "fetchfs was started again"
+    if not record.served_by:
+        return "it was mounted by an agent that had one fetchfs"
     with node.lock:
         is_resident = any(
             status.state == "resident"
@@ -334,8 +312,10 @@ def run(node: Node) -> None:
     next_round = 0.0
     while not node.ending.wait(LOOK_S):
         with node.lock:
-            needed = any(record.remote for record in node.mounts.values())
-        if time.monotonic() < next_round and not (needed and _is_dead(node.config.fetchfs)):
+            needed = _serving(node.mounts.values())
+        if time.monotonic() < next_round and not any(
+            fetchfs.is_dead(fetchfs.folder(node.config, number)) for number in needed
+        ):
             continue
         next_round = time.monotonic() + WATCH_S
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cacheengine import groupview, metrics, packcache
 from cacheengine import wanted as wants
@@ -88,7 +88,8 @@ class MountRecord(Wire):
     """A view that the agent keeps mounted.
 
     held: packs that are, or since it was first mounted were, devices of it by themselves: the kernel reads them without asking,
-    also for files that were opened before the view was replaced. remote: packs that fetchfs serves.
+    also for files that were opened before the view was replaced. remote: packs that fetchfs serves. served_by: number of each
+    process of it that does → device number of its mount then.
     """
 
     report: MountReport
@@ -96,6 +97,7 @@ class MountRecord(Wire):
     owner: Owner = Owner()
     held: tuple[str, ...] = ()
     remote: tuple[str, ...] = ()
+    served_by: dict[int, int] = Field(default_factory=dict)
     mounted_ns: int = 0
 
 

@@ -126,7 +126,8 @@ def end(node: Node) -> None:
     node.ending.set()
     for record in list(node.mounts):
         mountapi.unmount(Path(record), lazy=True)
-    mountapi.unmount(node.config.fetchfs, lazy=True)
+    for mount in mountapi.mounts_below(node.config.fetchfs):
+        mountapi.unmount(mount.target, lazy=True)
     counters = [*node.config.state_dir.glob("*.counters"), *node.config.state_dir.glob("images/*.counters")]
     for path in counters:
         try:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,10 @@ class Nodes:
 
     def counts(self, node: str) -> dict[str, int]:
         """What fetchfs of a node took, from where."""
-        path = self.state(node) / "counts" / "fetchfs.json"
-        found: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-        return found
+        found: Counter[str] = Counter()
+        for path in (self.state(node) / "counts").glob("fetchfs-*.json"):
+            found.update(json.loads(path.read_text()))
+        return dict(found)
 
     def counter(self, node: str, name: str) -> float:
         """A metric of an agent, of all its labels together."""

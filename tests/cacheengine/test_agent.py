@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ from cacheengine.wire import (
 from lake.config import StoreConfig
 from lake.errors import NotFound
 from lake.stores import Store, open_store
+from tests.cacheengine.faulty import read_cold
 from tests.cacheengine.nodes import Dataset, damage, make_files, object_path, publish
 from tests.conftest import free_port, wait_until
 
@@ -145,8 +148,10 @@ class Idc:
         with self.agent() as agent:
             return {report.version: report for report in agent.residency()}
 
-    def fetchfs_pid(self) -> int:
-        return int(json.loads((self.state / "fetchfs.counters").read_text())["pid"])
+    def fetchfs_pids(self) -> dict[str, int]:
+        """File of the counters → process, of each process of fetchfs."""
+        found = self.state.glob("fetchfs-*.counters")
+        return {path.name: int(json.loads(path.read_text())["pid"]) for path in found}
 
     def end(self) -> None:
         for name in list(self.processes):
@@ -311,8 +316,9 @@ def test_a_cold_view_reads_right_and_becomes_local(
     for path, content in some.items():
         assert (view / path).read_bytes() == content
     # fetchfs is killed: it comes back, and the view over it
-    before = idc.fetchfs_pid()
-    os.kill(before, signal.SIGKILL)
+    before = idc.fetchfs_pids()
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
 
     def reads() -> bool:
         try:
@@ -321,7 +327,10 @@ def test_a_cold_view_reads_right_and_becomes_local(
         except OSError:
             return False
 
-    wait_until(lambda: idc.fetchfs_pid() != before and reads(), "a new fetchfs")
+    def are_new() -> bool:
+        return all(pid != before[name] for name, pid in idc.fetchfs_pids().items())
+
+    wait_until(lambda: are_new() and reads(), "a new fetchfs")
     assert_reads_right(view, data.files)
     # warm: the view gets the packs themselves, and needs no fetchfs any more
     assert idc.warm(data).state == "done"
@@ -329,7 +338,8 @@ def test_a_cold_view_reads_right_and_becomes_local(
         lambda: "have become resident" in (idc.folder / "agent.log").read_text(), "the view with local packs"
     )
     idc.stop("agent")
-    os.kill(idc.fetchfs_pid(), signal.SIGKILL)
+    for pid in idc.fetchfs_pids().values():
+        os.kill(pid, signal.SIGKILL)
     drop_pages()
     assert_reads_right(view, data.files)
 
@@ -493,7 +503,7 @@ def test_who_asks_and_for_what(idc: Idc, lake: Store, tmp_path: Path, files: Fil
             agent.umount(UmountRequest(target=str(view)))
         agent.umount(UmountRequest(target=str(view)))
     token = idc.token.read_text().strip()
-    for name in ("agent.log", "node/state/node.json", "node/state/fetchfs.log"):
+    for name in ("agent.log", "node/state/node.json", "node/state/fetchfs-0.log"):
         path = idc.folder / name
         assert not path.exists() or token not in path.read_text()
 
@@ -505,6 +515,72 @@ def test_a_second_agent_on_the_same_state_is_refused(idc: Idc) -> None:
     assert "another agent runs on it" in (idc.folder / "agent.log").read_text()
     idc.processes["agent"] = first
     assert idc.agent().healthy()
+
+
+def test_an_upgrade_of_the_package_under_mounted_views_is_no_error(
+    own_idc: Callable[..., Idc], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the old version's code is gone while its daemons serve, then the new one's is there and a new agent takes over."""
+    code, houses = tmp_path / "installed", ("cacheengine", "lake")
+
+    def install(comment: str) -> None:
+        for house in houses:
+            shutil.copytree(Path(__file__).parents[2] / house, code / house)
+            with (code / house / "__init__.py").open("a") as file:
+                file.write(f"# {comment}\n")
+
+    install("the old one")
+    monkeypatch.setenv("PYTHONPATH", str(code))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # not the folder that the tests run in
+    config = folder_config(tmp_path)
+    warm = publish(open_store(config), tmp_path, make_files(60, 1000, 60_000, 1), "warm")
+    # a pack for each file: reading one brings no other
+    cold = publish(open_store(config), tmp_path, make_files(20, 1000, 60_000, 2), "cold", pack_bytes=1)
+    idc = own_idc(config)
+    assert idc.warm(warm).state == "done"
+    resident = [idc.mount(warm), idc.mount(warm, target=str(tmp_path / "tree"), backend="fuse")]
+    partly = idc.mount(cold)
+    pids = set(idc.fetchfs_pids().values())
+    used = [Path(f"/proc/{pid}/environ").read_bytes() for pid in pids]
+    assert pids and all(str(code).encode() in environment for environment in used)
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def read_on() -> None:
+        while not done.is_set():
+            for view in resident:
+                for path, content in warm.files.items():
+                    try:
+                        if read_cold(view / path) != content:
+                            wrong.append(path)
+                    except OSError as error:
+                        wrong.append(f"{view / path}: {error}")
+
+    def first_reads(count: int) -> None:
+        for _ in range(count):
+            path, content = left.pop()
+            assert read_cold(partly / path) == content
+
+    left = list(cold.files.items())
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    try:
+        first_reads(5)
+        shutil.rmtree(code)
+        first_reads(5)
+        install("the new one")
+        idc.stop("agent", signal.SIGTERM)
+        first_reads(5)
+        idc.start_agent()
+        wait_until(
+            lambda: is_mounted(idc, warm) and is_mounted(idc, cold), "the views, found by the new agent"
+        )
+        first_reads(5)
+    finally:
+        done.set()
+        reader.join()
+    assert wrong == []
+    assert set(idc.fetchfs_pids().values()) == pids
 
 
 def test_the_log_is_one_json_object_a_line(

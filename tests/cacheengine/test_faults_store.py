@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cacheengine.agent import mounts
-from cacheengine.agent.state import Node
+from cacheengine import wanted as wants
+from cacheengine.agent import fetchfs, mounts
+from cacheengine.agent.state import Node, load_state
 from lake.config import StoreConfig
 from lake.stores import open_store
 from tests.cacheengine.badstore import Fault, Proxy
@@ -50,7 +52,7 @@ def data(config: StoreConfig, tmp_path: Path) -> Dataset:
 @pytest.fixture
 def node(config: StoreConfig, proxy: Proxy, tmp_path: Path) -> Iterator[Node]:
     spoiled = config.model_copy(update={"endpoint": proxy.endpoint, "read_only": True})
-    made = make_node(tmp_path, spoiled, read_wait_s=4.0)
+    made = make_node(tmp_path, spoiled, read_wait_s=4.0, fetchfs_processes=2)
     yield made
     proxy.answers.set()
     end(made)
@@ -98,8 +100,50 @@ def test_a_warm_over_a_bad_store_fails_naming_paths_and_goes_on_after(
     assert seen(mount(node, data), data.files) == {"right": COUNT, "wrong": 0, "error": 0}
 
 
-def fetchfs_pid(node: Node) -> int:
-    return int(json.loads((node.config.state_dir / "fetchfs.counters").read_text())["pid"])
+def fetchfs_pid(node: Node, number: int) -> int:
+    return int(json.loads((node.config.state_dir / f"fetchfs-{number}.counters").read_text())["pid"])
+
+
+def shares(node: Node, data: Dataset) -> list[dict[str, bytes]]:
+    """The files of a dataset by the process of fetchfs that serves their packs."""
+    want = wants.load_want(node.config.views, data.version)
+    assert want is not None
+    found: list[dict[str, bytes]] = [{} for _ in range(node.config.fetchfs_processes)]
+    for place, part in enumerate(wants.read_packs(want)):
+        for path in wants.paths_at(want, place, np.arange(len(part.offset))):
+            found[node.config.fetchfs_of(part.pack)][path] = data.files[path]
+    return found
+
+
+def test_one_process_of_fetchfs_killed_hits_its_packs_alone(node: Node, data: Dataset) -> None:
+    cold = mount(node, data)
+    mine, others = shares(node, data)
+    assert len(mine) > 3 and len(others) > 3
+    first = dict([mine.popitem(), others.popitem()])
+    assert seen(cold, first) == {"right": 2, "wrong": 0, "error": 0}
+    before = fetchfs_pid(node, 0), fetchfs_pid(node, 1)
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(lambda: fetchfs.is_dead(fetchfs.folder(node.config, 0)), "its end")
+    assert seen(cold, dict([mine.popitem()])) == ERROR
+    assert seen(cold, dict([others.popitem()])) == RIGHT
+    mounts.keep_mounted(node)
+    assert seen(cold, data.files) == {"right": COUNT, "wrong": 0, "error": 0}
+    assert fetchfs_pid(node, 0) != before[0] and fetchfs_pid(node, 1) == before[1]
+
+
+def test_a_view_heals_when_fetchfs_was_started_by_someone_who_was_then_killed(
+    node: Node, data: Dataset
+) -> None:
+    cold = mount(node, data)
+    assert seen(cold, dict(list(data.files.items())[:2])) == {"right": 2, "wrong": 0, "error": 0}
+    for number in range(2):
+        os.kill(fetchfs_pid(node, number), signal.SIGKILL)
+        wait_until(lambda number=number: fetchfs.is_dead(fetchfs.folder(node.config, number)), "its end")  # type: ignore[misc]
+    assert set(fetchfs.ensure(node.config, (0, 1)).values()) == {None}
+    again_ = Node(node.config, node.cache, node.store, "boot 2")
+    load_state(again_)
+    mounts.keep_mounted(again_)
+    assert seen(cold, data.files) == {"right": COUNT, "wrong": 0, "error": 0}
 
 
 def test_fetchfs_killed_heals_by_itself_and_resident_files_never_notice(
@@ -124,12 +168,16 @@ def test_fetchfs_killed_heals_by_itself_and_resident_files_never_notice(
     reader.start()
     keeper.start()
     try:
-        before = fetchfs_pid(node)
-        os.kill(before, signal.SIGKILL)
+        before = [fetchfs_pid(node, number) for number in range(2)]
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
         started, one = time.monotonic(), dict([next(paths)])
         wait_until(lambda: seen(cold, one) == RIGHT, "reads that need fetchfs", 30)
         print(f"healed after {time.monotonic() - started:.1f} s")
-        wait_until(lambda: fetchfs_pid(node) != before, "the counters of the new one")
+        wait_until(
+            lambda: not {fetchfs_pid(node, number) for number in range(2)} & set(before),
+            "the counters of the new ones",
+        )
     finally:
         done.set()
         node.ending.set()

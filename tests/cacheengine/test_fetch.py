@@ -291,6 +291,46 @@ def test_reading_through_raises_for_a_damaged_member_and_serves_the_others(
     assert resident_files(cache, want) == want.files - 1
 
 
+def test_what_is_resident_is_read_at_once_and_nothing_else(
+    published: tuple[Store, Dataset, Want], tmp_path: Path
+) -> None:
+    store, _, want = published
+    cache = cache_at(tmp_path / "cache")
+    through = ReadThrough(cache, store, tmp_path / "views")
+    part, _ = fetch.unique_members(wanted.read_pack(want, 0))
+    offset, length = int(part.offset[5]), int(part.length[5])
+    right = through.read(part.pack, offset, length)
+    other = int(part.offset[-1])
+    buffer = memoryview(bytearray(length))
+
+    def now(at: int = offset, may_wait: bool = True) -> bool:
+        buffer[:] = bytes(length)
+        return through.read_now(part.pack, at, buffer, may_wait)
+
+    assert now() and bytes(buffer) == right
+    assert now(may_wait=False) and bytes(buffer) == right
+    assert not through.read_now(part.pack, other, memoryview(bytearray(int(part.length[-1]))), True)
+    assert not through.read_now("0" * 64, 0, buffer, True)
+    through.flush()
+    home = packcache.find_pack(cache, part.pack)
+    assert home is not None
+    path = packcache.pack_path(home, part.pack)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert not now(may_wait=False)  # it is on the disk, which has to be waited for
+    assert now() and bytes(buffer) == right
+    packcache.keep_only(home, part.pack, part.take(np.arange(2)).keys())  # room is made
+    assert not now()
+    assert through.read(part.pack, offset, length) == right
+    assert now() and bytes(buffer) == right
+    (tmp_path / "views" / "new").touch()  # a version may have come: what is known of packs is looked at anew
+    assert not now()
+    assert through.read(part.pack, offset, length) == right
+    assert now() and bytes(buffer) == right
+    through.close()
+
+
 def test_reading_through_after_room_was_made_fetches_again(
     published: tuple[Store, Dataset, Want], tmp_path: Path
 ) -> None:

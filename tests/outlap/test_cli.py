@@ -39,6 +39,23 @@ def test_help_says_what_it_does_and_offers_json(name: str, capsys: pytest.Captur
     assert len(text.split("Options:")[0].split()) > 12
 
 
+def test_commands_of_groups_have_help_too(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+    for group in cli.app.registered_groups:
+        assert group.typer_instance is not None
+        for command in group.typer_instance.registered_commands:
+            if command.name is None:
+                continue
+            assert cli.run([group.name or "bench", command.name, "--help"]) == 0
+            text = capsys.readouterr().out
+            assert "--json" in text, command.name
+            assert len(text.split("Options:")[0].split()) > 8, command.name
+            seen.append(f"{group.name or 'bench'} {command.name}")
+    assert {"jobs ls", "jobs show", "config show", "config set", "nodes drain", "bench read"} <= set(seen), (
+        seen
+    )
+
+
 def test_help_does_not_load_the_heavy_libraries() -> None:
     code = (
         "import sys, outlap.cli; outlap.cli.run(['--help'])\n"
