@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -108,7 +107,7 @@ def fetchfs(folder: Path, version: Version, cache: Path) -> Iterator[NodeConfig]
     write_node_file(node)
     before = os.environ.get("OUTLAP_HOME")
     os.environ["OUTLAP_HOME"] = str(folder)
-    started: list[int] = []
+    started: list[subprocess.Popen[bytes]] = []
     try:
         for number in range(node.fetchfs_processes):
             started.append(processes.start(node, number))
@@ -118,11 +117,11 @@ def fetchfs(folder: Path, version: Version, cache: Path) -> Iterator[NodeConfig]
             del os.environ["OUTLAP_HOME"]
         else:
             os.environ["OUTLAP_HOME"] = before
-        for number, pid in enumerate(started):
+        for number, process in enumerate(started):
             with suppress(Explained):
                 mountapi.unmount(processes.folder(node, number), lazy=True)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+            process.terminate()
+            process.wait(30)
 
 
 def open_views(stack: ExitStack, versions: Mapping[str, Version], cache: Cache, folder: Path) -> list[System]:

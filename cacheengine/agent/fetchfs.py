@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,8 +65,8 @@ def _started(config: NodeConfig, number: int) -> Explained | OSError | None:
     return None
 
 
-def start(config: NodeConfig, number: int) -> int:
-    """Start one, in place of what is mounted there; its process id. Raises MountFailed, OSError."""
+def start(config: NodeConfig, number: int) -> subprocess.Popen[bytes]:
+    """Start one, in place of what is mounted there. Raises MountFailed, OSError."""
     name = f"fetchfs-{number}"
     mountapi.unmount(folder(config, number), lazy=True)
     process = views.start_daemon(
@@ -76,4 +77,4 @@ def start(config: NodeConfig, number: int) -> int:
         config.state_dir / f"{name}.counters",
     )
     log.info("fetchfs_started", pid=process.pid, mountpoint=str(folder(config, number)))
-    return process.pid
+    return process
