@@ -54,7 +54,7 @@ class Size:
     links: tuple[tuple[str, int | None], ...] = (FREE, LIMITED)
 
 
-FULL = Size(4000, (1, 2, 4, 8), 3, 5)
+FULL = Size(3000, (1, 2, 4, 8), 2, 5)
 QUICK = Size(600, (1, 4), 1, 1)
 
 
@@ -98,7 +98,7 @@ def _pack(store: Store, folder: Path, members: list[tuple[str, bytes]]) -> pa.Ta
     return rows.append_column("pack", pa.array([pack.id] * rows.num_rows, pa.string()))
 
 
-def _counted(group: Group, names: Sequence[str]) -> tuple[int, int]:
+def counted(group: Group, names: Sequence[str]) -> tuple[int, int]:
     """(bytes from stores, bytes from peers) of all these nodes so far, by their own metrics."""
     found = [0, 0]
     for name in names:
@@ -119,14 +119,14 @@ def warm_once(group: Group, count: int, bits_per_s: int | None, memory: Path, fi
     try:
         groups.start_agents(group, names)
         namespaces.limit(group.network, group.store, bits_per_s)
-        before, link = _counted(group, names), namespaces.sent_bytes(group.store)
+        before, link = counted(group, names), namespaces.sent_bytes(group.store)
         start = time.perf_counter()
         job = groups.warm(group, WarmRequest(dataset=DATASET, ref=TAG, nodes=",".join(names)))
         seconds = time.perf_counter() - start
         if job.state != "done" or job.files_done != files or len(job.nodes) != count:
             raise Explained(f"the warm of {count} nodes", job.error or job.state, f"see {group.folder}")
         link = namespaces.sent_bytes(group.store) - link
-        store, peers = (after - first for after, first in zip(_counted(group, names), before, strict=True))
+        store, peers = (after - first for after, first in zip(counted(group, names), before, strict=True))
         return Warmed(seconds, store, link, peers)
     finally:
         namespaces.limit(group.network, group.store, None)
