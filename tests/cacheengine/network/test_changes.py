@@ -1,4 +1,4 @@
-"""A version in `spread` while its group changes: a node joins, is drained and leaves; readers on every node compare each byte."""
+"""A version in `spread` while its group changes: a node joins, is drained, leaves, dies; readers compare each byte."""
 
 from __future__ import annotations
 
@@ -105,3 +105,20 @@ def test_a_node_joins_is_drained_and_leaves(spread: Spread) -> None:
         seen = seeing.seen()
     assert_right(seen)
     tell("a node is drained, then it leaves", seen, seconds)
+
+
+def test_the_share_of_a_node_that_died_is_made_anew(spread: Spread) -> None:
+    group = spread.scene.group
+    until_settled(spread, set(NAMES), time.monotonic())
+    # what n3 does not hold its own fetchfs serves, and that dies with it
+    with readers(spread, ["n1", "n2"]) as seeing:
+        start = time.monotonic()
+        groups.kill_host(group, "n3")
+        seconds = until_settled(spread, {"n1", "n2"}, start)
+        assert set(copies(spread, ["n1", "n2"]).values()) == {2}
+        seeing.go_on()
+        groups.start_agent(group, "n3")
+        until_settled(spread, set(NAMES), start)
+        seen = seeing.seen()
+    assert_right(seen)
+    tell("a node of a spread version: kill -9, its share made anew elsewhere", seen, seconds)
