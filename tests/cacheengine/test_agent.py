@@ -538,7 +538,7 @@ def test_an_upgrade_of_the_package_under_mounted_views_is_no_error(
     cold = publish(open_store(config), tmp_path, make_files(20, 1000, 60_000, 2), "cold", pack_bytes=1)
     idc = own_idc(config)
     assert idc.warm(warm).state == "done"
-    resident = [idc.mount(warm), idc.mount(warm, target=str(tmp_path / "tree"), backend="fuse")]
+    resident = [idc.mount(warm), idc.mount(warm, target=str(idc.folder / "tree"), backend="fuse")]
     partly = idc.mount(cold)
     pids = set(idc.fetchfs_pids().values())
     used = [Path(f"/proc/{pid}/environ").read_bytes() for pid in pids]
