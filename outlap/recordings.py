@@ -33,7 +33,7 @@ class LocalDrive:
 
 def legal_name(text: str) -> str:
     """The nearest legal name of a vehicle, drive or channel."""
-    name = re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).lstrip("._+=-").replace("..", ".")[:100]
+    name = re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._+=-]+", "-", text)).lstrip("._+=-")[:100]
     return name or "unnamed"
 
 

@@ -323,7 +323,8 @@ def test_a_busy_peer_says_so(published: Published, tmp_path: Path, serve: Callab
             + body
         )
         few = part.take(np.arange(5))
-        wait_until(lambda: ask(address, few).kind == "busy", "the answer that it is busy")
+        assert slow.recv(12) == b"HTTP/1.1 200"  # its answer has begun: the one stream is taken
+        assert ask(address, few).kind == "busy"
         mine = cache_at(tmp_path / "mine")
         assert fill(published, mine, near(peers_of(other=address))) == []
         assert is_right(published, mine)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from blake3 import blake3
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lake.names import PART
@@ -21,6 +21,7 @@ from outlap.recordings import LocalDrive, find_drives, legal_name, local_drive
 
 
 @given(st.text(max_size=200))
+@example("0...")
 def test_any_name_becomes_a_legal_one(text: str) -> None:
     name = legal_name(text)
     assert PART.fullmatch(name) and ".." not in name
