@@ -22,7 +22,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Holding:
-    """A desired version: the packs it wants of, whether it is pinned, when it was last mounted (0: never)."""
+    """A desired version: the packs it wants of, whether it is pinned, the stamp of its last mount (0: never)."""
 
     key: Key
     packs: frozenset[str]

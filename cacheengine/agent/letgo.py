@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,7 +11,7 @@ import structlog
 from cacheengine import crashpoints, disks, eviction, metrics, packcache
 from cacheengine import have as haves
 from cacheengine import wanted as wants
-from cacheengine.agent import shares
+from cacheengine.agent import ages, shares
 from cacheengine.agent.state import (
     EVICTED,
     Node,
@@ -19,6 +20,7 @@ from cacheengine.agent.state import (
     resident_of,
     save_releasing,
     saved_wants,
+    steady_ns,
 )
 from cacheengine.eviction import Key
 from cacheengine.have import Have
@@ -106,9 +108,17 @@ def shed(node: Node, key: Key, want: Want) -> None:
         log.info("handed_over", dataset=key.dataset, version=key.version, bytes=freed)
 
 
-def eviction_steps(node: Node, asking: Key | None) -> list[eviction.Step]:
+def changed(node: Node) -> dict[str, int]:
+    """Pack on disk → when its record last changed (`steady_ns`)."""
     up = [directory for directory in node.cache.dirs if disks.is_up(directory.path)]
-    packs = {p: changed for d in up for p, (_, changed) in packcache.packs_on_disk(d).items()}
+    records = {pack: at for d in up for pack, (_, at) in packcache.packs_on_disk(d).items()}
+    with node.lock:
+        node.ages = ages.look(node.ages, records, steady_ns(), time.time_ns())
+        return {pack: at for pack, (_, at) in node.ages.known.items()}
+
+
+def eviction_steps(node: Node, asking: Key | None) -> list[eviction.Step]:
+    packs = changed(node)
     known, mounted = saved_wants(node), mounted_versions(node)
     with node.lock:
         holdings = [

@@ -45,7 +45,7 @@ def take_group(node: Node, answer: GroupAnswer) -> bool:
         for key, status in node.statuses.items():
             if status.desired.placement != "spread" or status.state == "freeing" or status.evicted:
                 continue
-            status.checked_ns = 0
+            status.look_ns = 0
             if moved:
                 status.state, status.retry_ns, status.tries = "waiting", 0, 0
                 if node.warming == key:

@@ -21,7 +21,7 @@ from blake3 import blake3
 from cacheengine import backends, metrics, packcache, reserving, views
 from cacheengine import wanted as wants
 from cacheengine.agent import fetchfs, scrub
-from cacheengine.agent.state import MountRecord, Node, now_ns, save_mounts
+from cacheengine.agent.state import MountRecord, Node, note_mounted, save_mounts
 from cacheengine.errors import Busy
 from cacheengine.have import Mask
 from cacheengine.image import Attributes
@@ -127,7 +127,6 @@ def _mount(node: Node, report: MountReport, only_warm: bool, owner: Owner, why: 
         only_warm=only_warm,
         owner=owner,
         held=tuple(sorted(held.union(packs))),
-        mounted_ns=now_ns(),
     )
     with _leased(node, record):
         masks = {part.pack: packcache.resident(node.cache, part) for part in wants.read_packs(want)}
@@ -161,7 +160,7 @@ def _mount(node: Node, report: MountReport, only_warm: bool, owner: Owner, why: 
         node.mounts[report.target] = record.model_copy(
             update={"held": tuple(sorted(held)), "remote": remote, "served_by": served_by}
         )
-        node.mounted_ns[report.version] = record.mounted_ns
+        note_mounted(node, report.version)
         save_mounts(node)
         scrub.remember_files(node, node.mounts[report.target])
     log.info(
@@ -245,7 +244,7 @@ def umount(node: Node, target: str) -> None:
         with node.space, node.lock:
             node.mounts.pop(target, None)
             node.files_seen.pop(target, None)
-            node.mounted_ns[record.report.version] = now_ns()
+            note_mounted(node, record.report.version)
             save_mounts(node)
             version = record.report.version
             used = {r.report.version for r in node.mounts.values()} | {key.version for key in node.statuses}

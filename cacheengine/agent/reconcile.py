@@ -11,12 +11,11 @@ import structlog
 
 from cacheengine import metrics
 from cacheengine.agent import letgo, residency, room
-from cacheengine.agent.state import Node, Status, mounted_versions, now_ns
+from cacheengine.agent.state import Node, Status, mounted_versions, steady_ns
 from cacheengine.eviction import Key
 from cacheengine.wire import Failure
 from lake.errors import Explained
 
-CHECK_EVERY_NS = 60 * 10**9
 PUT_OFF_NS = 10 * 10**9
 IDLE_S = 2.0
 ROOM_S = 0.2
@@ -60,7 +59,7 @@ def reconcile(
             due = False
         if due:
             waiting.append(Action("warm", key))
-        elif status is not None and status.state == "resident" and status.checked_ns + CHECK_EVERY_NS <= now:
+        elif status is not None and status.state == "resident" and status.look_ns <= now:
             stale.append(Action("check", key))
     return [*actions, *sorted(waiting, key=lambda action: _rank(statuses.get(action.key))), *stale]
 
@@ -80,7 +79,7 @@ def _leased_keys(node: Node) -> set[Key]:
 def next_action(node: Node) -> Action | None:
     leased = _leased_keys(node)
     with node.lock:
-        actions = reconcile(list(node.desired), node.statuses, leased, now_ns())
+        actions = reconcile(list(node.desired), node.statuses, leased, steady_ns())
     return actions[0] if actions else None
 
 
@@ -107,7 +106,8 @@ def _put_off(node: Node, action: Action | None) -> None:
     with node.lock:
         status = node.statuses.get(action.key) if action is not None else None
         if status is not None:
-            status.retry_ns, status.checked_ns = now_ns() + PUT_OFF_NS, now_ns()
+            status.retry_ns = steady_ns() + PUT_OFF_NS
+            residency.looked(status)
             if status.state in ("waiting", "fetching"):
                 cause = node.last_errors.get("reconcile", "it failed")
                 status.state, status.failures = "failed", (Failure(path="", cause=cause),)

@@ -18,8 +18,8 @@ from cacheengine.agent.state import (
     MOST_FAILURES,
     Node,
     Status,
-    now_ns,
     resident_of,
+    steady_ns,
 )
 from cacheengine.eviction import Key
 from cacheengine.fetch import Sources
@@ -30,6 +30,7 @@ from lake.errors import Explained
 
 RETRY_FIRST_S, RETRY_MOST_S = 10.0, 600.0
 RATES_KEPT = 20
+CHECK_EVERY_NS = 60 * 10**9
 
 log = structlog.get_logger()
 
@@ -82,6 +83,11 @@ def warm(node: Node, key: Key) -> None:
                 status.state = "waiting"
 
 
+def looked(status: Status) -> None:
+    """It was just looked at: the next time is later."""
+    status.look_ns = steady_ns() + CHECK_EVERY_NS
+
+
 def _warm(node: Node, key: Key, status: Status) -> None:
     want = want_of(node, key)
     places, generation = my_places(node, status.desired, want)
@@ -104,7 +110,7 @@ def _warm(node: Node, key: Key, status: Status) -> None:
         if generation is not None and (node.group is None or node.group.generation != generation):
             return  # its share is another one by now
         status.files_resident, status.bytes_resident = files, size
-        status.checked_ns = now_ns()
+        looked(status)
         if files == total:
             status.state, status.failures, status.tries, status.evicted = "resident", (), 0, False
             status.was_resident = True
@@ -133,9 +139,10 @@ def _fail(node: Node, key: Key, status: Status, failures: tuple[Failure, ...]) -
     with node.lock:
         if node.statuses.get(key) is not status or key not in node.desired:
             return
-        status.state, status.failures, status.checked_ns = "failed", failures, now_ns()
+        status.state, status.failures = "failed", failures
+        looked(status)
         wait = min(RETRY_MOST_S, RETRY_FIRST_S * 2**status.tries)
-        status.tries, status.retry_ns = status.tries + 1, now_ns() + int(wait * 1e9)
+        status.tries, status.retry_ns = status.tries + 1, steady_ns() + int(wait * 1e9)
     log.error(
         "warm_failed",
         dataset=key.dataset,
@@ -275,7 +282,8 @@ def check(node: Node, key: Key) -> None:
     with node.lock:
         if node.statuses.get(key) is not status or status.state != "resident":
             return
-        status.files_resident, status.bytes_resident, status.checked_ns = files, size, now_ns()
+        status.files_resident, status.bytes_resident = files, size
+        looked(status)
         if files < total or generation != status.group:
             status.state = "waiting"
             log.warning("residency_lost", dataset=key.dataset, version=key.version, files=total - files)

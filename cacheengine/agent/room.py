@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from cacheengine import disks, packcache
 from cacheengine import have as haves
-from cacheengine.agent.letgo import eviction_steps, keeps, trim
-from cacheengine.agent.state import Node
+from cacheengine.agent.letgo import changed, eviction_steps, keeps, trim
+from cacheengine.agent.state import Node, steady_ns
 
 
 def keep_below_watermarks(node: Node) -> None:
@@ -34,17 +32,11 @@ def drop_old(node: Node) -> int:
     """Take bytes beyond what is desired of packs whose record changed `ttl_s` ago or earlier; bytes freed."""
     if node.config.ttl_s is None:
         return 0
-    freed, before = 0, time.time_ns() - int(node.config.ttl_s * 1e9)
+    freed, before = 0, steady_ns() - int(node.config.ttl_s * 1e9)
     with node.space:
-        keep = keeps(node)
-        changed = {
-            pack: at
-            for directory in node.cache.dirs
-            if disks.is_up(directory.path)
-            for pack, (_, at) in packcache.packs_on_disk(directory).items()
-        }
+        keep, at = keeps(node), changed(node)
         for step in eviction_steps(node, None):
-            if step.kind != "trim" or changed.get(step.pack, before) >= before:
+            if step.kind != "trim" or at.get(step.pack, before) >= before:
                 continue
             known = packcache.load_have(node.cache, step.pack)
             if len(haves.common(known, keep(step.pack))) < len(known) or not len(known):

@@ -126,7 +126,8 @@ def scrub_some(node: Node, most: int = 1 << 30) -> bool:
     for pack, number, changed in packs:
         if node.ending.is_set() or done > most:
             break
-        if 0 <= time.time_ns() - changed >= IDLE_NS or node.config.scrub_every_s < IDLE_NS / 1e9:
+        busy = 0 <= time.time_ns() - changed < IDLE_NS  # one from the future is of a clock that was set back
+        if not busy or node.config.scrub_every_s < IDLE_NS / 1e9:
             with suppress(FileNotFoundError):  # evicted meanwhile
                 scrub_pack(node, node.cache.dirs[number], pack)
         last, done = pack, done + 1

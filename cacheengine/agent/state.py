@@ -1,4 +1,5 @@
-"""What the agent knows, and the files that let a killed one go on: desired.json (last desired), releasing.json, mounts.json."""
+"""What the agent knows, and the files that let a killed one go on: desired.json (last desired), releasing.json, mounts.json,
+mounted.json (order of mounts)."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from cacheengine import groupview, metrics, packcache
 from cacheengine import wanted as wants
+from cacheengine.agent.ages import Ages
 from cacheengine.eviction import Key
 from cacheengine.groupview import GroupView
 from cacheengine.have import write_durably
@@ -42,7 +44,8 @@ log = structlog.get_logger()
 
 @dataclass
 class Status:
-    """What is known of a version on this node. retry_ns: not before then, after a failure; tries: failures in a row.
+    """What is known of a version on this node. retry_ns: not before then (`steady_ns`), after a failure; tries: failures in a row.
+    look_ns: whether it still is resident is looked at again then.
 
     group: generation of the group that the share was taken of, when it is shared out. was_resident: it was, for an earlier group.
     """
@@ -57,7 +60,7 @@ class Status:
     failures: tuple[Failure, ...] = ()
     retry_ns: int = 0
     tries: int = 0
-    checked_ns: int = 0
+    look_ns: int = 0
     evicted: bool = False
     group: int | None = None
     was_resident: bool = False
@@ -89,7 +92,7 @@ class MountRecord(Wire):
 
     held: packs that are, or since it was first mounted were, devices of it by themselves: the kernel reads them without asking,
     also for files that were opened before the view was replaced. remote: packs that fetchfs serves. served_by: number of each
-    process of it that does → device number of its mount then.
+    process of it that does → device number of its mount then. mounted_ns: only read, from agents that kept it here.
     """
 
     report: MountReport
@@ -103,6 +106,7 @@ class MountRecord(Wire):
 
 _MOUNTS = TypeAdapter(tuple[MountRecord, ...])
 _VERSIONS = TypeAdapter(tuple[DesiredVersion, ...])
+_STAMPS = TypeAdapter(dict[str, int])
 
 
 def key_of(desired: DesiredVersion) -> Key:
@@ -118,6 +122,7 @@ class Node:
     groups, secret: as in groupview.GroupView. expected: packs that the warm of a version will bring. others: stores of other IDCs.
 
     damaged: packs that lost members while views show them. files_seen: target → files of packs under the view, with inode and size.
+    mounted_ns: version → stamp of its last mount. ages: how long packs have lain as they are.
     """
 
     config: NodeConfig
@@ -149,6 +154,7 @@ class Node:
     expected: dict[Key, frozenset[str]] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     files_seen: dict[str, dict[Path, tuple[int, int]]] = field(default_factory=dict)
+    ages: Ages = field(default_factory=Ages)
 
     def __post_init__(self) -> None:
         self.peers = Peers(self.config.name, self.view)
@@ -197,7 +203,7 @@ def take_desired(node: Node, desired: Desired) -> None:
             if status.state == "freeing" or (asked_again and status.state != "resident"):
                 node.statuses[key] = Status(version)
             elif asked_again:
-                status.checked_ns = 0
+                status.look_ns = 0
             elif version.paused and status.state != "resident":
                 status.state, status.failures = "waiting", ()
         for key, status in node.statuses.items():
@@ -233,6 +239,15 @@ def save_releasing(node: Node) -> None:
 def save_mounts(node: Node) -> None:
     with node.lock:
         _write(node.config.state_dir / "mounts.json", _MOUNTS, node.mounts.values())  # type: ignore[arg-type]
+        held = {key.version for key in node.statuses} | mounted_versions(node)
+        node.mounted_ns = {version: at for version, at in node.mounted_ns.items() if version in held}
+        write_durably(node.config.state_dir / "mounted.json", _STAMPS.dump_json(node.mounted_ns))
+
+
+def note_mounted(node: Node, version: str) -> None:
+    """It is the version that was mounted last: its stamp is later than all others, also when the clock was set back meanwhile."""
+    with node.lock:
+        node.mounted_ns[version] = max(time.time_ns(), 1 + max(node.mounted_ns.values(), default=0))
 
 
 def load_state(node: Node) -> None:
@@ -261,6 +276,12 @@ def load_state(node: Node) -> None:
         records = _MOUNTS.validate_json((folder / "mounts.json").read_bytes())
         node.mounts = {record.report.target: record for record in records}
         node.mounted_ns = {record.report.version: record.mounted_ns for record in records}
+    except FileNotFoundError:
+        pass
+    except ValidationError as error:
+        node.failed("state", error)
+    try:
+        node.mounted_ns |= _STAMPS.validate_json((folder / "mounted.json").read_bytes())
     except FileNotFoundError:
         pass
     except ValidationError as error:
@@ -296,5 +317,6 @@ def resident_of(node: Node, want: wants.Want, places: Sequence[int] | None = Non
     return files, size
 
 
-def now_ns() -> int:
-    return time.time_ns()
+def steady_ns() -> int:
+    """For waits and ages of a running agent: the clock on the wall may jump."""
+    return time.monotonic_ns()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheengine.agent.reconcile import CHECK_EVERY_NS, Action, reconcile
+from cacheengine.agent.reconcile import Action, reconcile
 from cacheengine.agent.state import Node, Status, key_of, load_state, take_desired
 from cacheengine.eviction import Key
 from cacheengine.node import CacheDirConfig, NodeConfig
@@ -24,7 +24,7 @@ def version(letter: str, **changes: object) -> DesiredVersion:
 
 
 def status(letter: str, state: ResidencyState, **changes: int) -> Status:
-    made = Status(version(letter), state, checked_ns=NOW)
+    made = Status(version(letter), state, look_ns=NOW + 1)
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -67,7 +67,7 @@ def test_a_killed_fetch_goes_on() -> None:
 
 
 def test_what_is_resident_is_looked_at_again() -> None:
-    assert steps("a", {"a": status("a", "resident", checked_ns=NOW - CHECK_EVERY_NS)}) == [("check", "a")]
+    assert steps("a", {"a": status("a", "resident", look_ns=NOW)}) == [("check", "a")]
 
 
 @given(
@@ -147,9 +147,9 @@ def test_a_new_job_lets_a_failed_version_try_again_and_an_old_one_does_not(node:
 def test_a_resident_version_stays_so_and_is_looked_at_for_a_new_job(node: Node) -> None:
     take_desired(node, desired(1, version("a", job="j1")))
     [one] = node.statuses.values()
-    one.state, one.checked_ns = "resident", NOW
+    one.state, one.look_ns = "resident", NOW
     take_desired(node, desired(2, version("a", job="j2")))
-    assert (one.state, one.checked_ns) == ("resident", 0)
+    assert (one.state, one.look_ns) == ("resident", 0)
 
 
 def test_freeing_the_version_that_is_being_fetched_stops_the_fetch(node: Node) -> None:
