@@ -25,7 +25,6 @@ from transforms.errors import Unreadable
 from transforms.profiles import write_profile
 from transforms.recipe import Rate, Recipe
 from transforms.recordings.mp4 import open_recording
-from transforms.rules.__main__ import table
 from transforms.seen import Seen, look
 
 Clips = Callable[..., bytes]
@@ -351,8 +350,3 @@ def test_ffmpeg_is_not_needed_as_a_program() -> None:
     """Everything goes through the library: no process is started for a recording that strangers wrote."""
     text = "".join(p.read_text() for p in Path(rules.__file__).parents[1].rglob("*.py"))
     assert subprocess.__name__ not in text
-
-
-def test_the_page_of_rules_is_made_of_the_rules() -> None:
-    page = Path(rules.__file__).parents[2] / "docs" / "rules.md"
-    assert page.read_text(encoding="utf-8") == table(), "run `python -m transforms.rules > docs/rules.md`"

@@ -44,6 +44,8 @@ class FileSource:
     size: int
 
     def read(self, offset: int, length: int) -> bytes:
+        if offset >= self.size:  # a damaged file points anywhere, also beyond what the system call takes
+            return b""
         with self.path.open("rb") as file:
             return os.pread(file.fileno(), max(0, length), offset)
 

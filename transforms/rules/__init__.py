@@ -2,7 +2,7 @@
 
 A rule has an id that stays the same for ever (quarantine entries, metrics and docs name it), a severity, and gives
 evidence. Errors refuse the whole drive, warnings go into the report. New rules are added to one of the registers below;
-`python -m transforms.rules` writes their table for the docs.
+`python -m tests.transforms.proofs > docs/rules.md` writes their tables for the docs, and wants a proof of each.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from transforms.rules import (
     fewer_frames,
     frozen_frames,
     gap,
+    hidden_frames,
     jitter,
     late_key_frame,
     late_start,
@@ -97,6 +98,7 @@ FILE_RULES: tuple[FileRule, ...] = (
     late_key_frame.RULE,
     lost_pictures.RULE,
     fewer_frames.RULE,
+    hidden_frames.RULE,
     size_changes.RULE,
     black_frames.RULE,
     frozen_frames.RULE,

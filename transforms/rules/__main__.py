@@ -1,4 +1,4 @@
-"""`python -m transforms.rules`: docs/rules.md, made from the rules themselves, to standard output."""
+"""`python -m transforms.rules`: the table of docs/rules.md, made from the rules themselves, to standard output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEAD = """# Rules
 What is checked of each drive before anything of it is taken. An error refuses the whole drive: it lands in quarantine with the
 rule's id and the evidence, and nothing else of it is written. A warning goes into the report of the ingest. "Inferred" rules
 conclude from circumstances; the others say what stands in the file. `profile` rules count where the lake has a profile of the
-vehicle (docs/recordings.md). This page is made by `python -m transforms.rules > docs/rules.md`.
+vehicle (docs/recordings.md). This table is what `python -m transforms.rules` prints.
 
 | rule | severity | of a | seen or inferred | what is wrong |
 |---|---|---|---|---|
@@ -20,7 +20,7 @@ vehicle (docs/recordings.md). This page is made by `python -m transforms.rules >
 
 
 def table() -> str:
-    """The page, from the register and the first line of each rule's module."""
+    """The first part of the page, from the register and the first line of each rule's module."""
     rows = []
     for scope, register in (("file", FILE_RULES), ("drive", DRIVE_RULES), ("profile", PROFILE_RULES)):
         for rule in register:
