@@ -1,7 +1,8 @@
 """What a task read and wrote, for OpenLineage, where apache-airflow-providers-openlineage is installed; nothing where it is not.
 
 A version is the dataset `<dataset>` of the namespace `outlap://<idc>` with its id in the version facet; a drive is
-`drives/<vehicle>/<drive>` there. So a collector joins drive → version → version elsewhere → warm → training by names alone.
+`drives/<vehicle>/<drive>` there, the catalogue is `frames`. So a collector joins drive → frames → version → version elsewhere →
+warm of a training by names alone; which drives are in which version, `outlap lineage` says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from outlap_airflow.links import shown
+
+CATALOGUE = "frames"
 
 
 def namespace(idc: str) -> str:
@@ -37,7 +40,7 @@ def lineage_of(facts: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         here = namespace(str(facts.get("idc", "")))
         return {
             "inputs": [{"namespace": here, "name": f"landing/{name}"}],
-            "outputs": [{"namespace": here, "name": name}],
+            "outputs": [{"namespace": here, "name": name}, {"namespace": here, "name": CATALOGUE}],
         }
     if "version" not in facts:
         return {"inputs": [], "outputs": []}
@@ -47,7 +50,7 @@ def lineage_of(facts: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         return {"inputs": [version_of(facts)], "outputs": []}
     made_of = [version_of({**facts, **parent}) for parent in facts.get("parents", ())]
     return {
-        "inputs": made_of or [{"namespace": namespace(str(facts.get("idc", ""))), "name": "frames"}],
+        "inputs": made_of or [{"namespace": namespace(str(facts.get("idc", ""))), "name": CATALOGUE}],
         "outputs": [version_of(facts)],
     }
 

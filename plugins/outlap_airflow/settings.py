@@ -123,7 +123,8 @@ class Training(BaseModel):
 
 class AirflowSettings(BaseModel):
     """`link_slots`: how many syncs may run at once from one IDC to another; `training_slots`: how many trainings. `sources`:
-    `STORE:PREFIX` beginnings of what may be published from (default: every store of the settings)."""
+    `STORE:PREFIX` beginnings of what may be published from (default: every store of the settings). `defer`: false for workers of
+    an IDC whose control service no triggerer reaches; Warm and Free hold their worker there."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     destinations: tuple[str, ...] | None = None
@@ -136,6 +137,7 @@ class AirflowSettings(BaseModel):
     nodes: str = "all"
     link_slots: int = Field(default=2, ge=1)
     scratch: Path | None = None
+    defer: bool = True
     launcher: Literal["process", "kubernetes", "kubernetes-job"] = "process"
     image: str = "outlap-airflow:latest"
     namespace: str = "outlap"

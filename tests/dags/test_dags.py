@@ -62,6 +62,8 @@ for dag in bag.dags.values():
                 "upstream": sorted(task.upstream_task_ids),
                 "outlets": [asset.name for asset in task.outlets],
                 "teardown": bool(task.is_teardown),
+                "mapped": task.is_mapped,
+                "at_once": task.max_active_tis_per_dagrun,
             }
             for task in dag.tasks
         },
@@ -162,6 +164,20 @@ def test_events_lead_from_publish_to_sync_to_warm(told: dict[str, Any]) -> None:
     }
     for task in copies.values():
         assert task["outlets"] == ["dataset_synced"]
+
+
+def test_what_is_mapped_over_drives_and_shards_runs_a_few_at_once(told: dict[str, Any]) -> None:
+    """How many there may be in all is bounded where they are found (test_loop, test_shards). The others map over IDCs and datasets."""
+    mapped = {
+        f"{name}.{key}": task["at_once"]
+        for name, dag in told["dags"].items()
+        for key, task in dag["tasks"].items()
+        if task["mapped"]
+    }
+    few = {"ingest_drives.cut_shard": 16, "ingest_drives.ingest_drive": 8}
+    assert {key: bound for key, bound in mapped.items() if bound} == few
+    by_settings = {"warm_dataset.warm", "free_dataset.free", "nightly_incremental.publish"}
+    assert set(mapped) - set(few) - by_settings == {"scheduled_training.free", "train_night.free"}
 
 
 def test_training_follows_residency_and_always_unmounts(told: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ SOON = {
 class Part:
     command: tuple[str, ...]
     log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
 
@@ -54,9 +55,17 @@ class Parts:
     def _start(self, part: Part) -> None:
         with part.log.open("ab") as log:
             part.process = subprocess.Popen(
-                part.command, env=dict(self.environment), stdout=log, stderr=log, start_new_session=True
+                part.command,
+                env={**self.environment, **part.environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         part.starts += 1
+
+    def add(self, name: str, arguments: tuple[str, ...], log: Path, environment: Mapping[str, str]) -> None:
+        """One more part: arguments of `airflow`, and what differs in its environment."""
+        self.parts = {**self.parts, name: Part((AIRFLOW, *arguments), log, environment)}
 
     def watch(self) -> None:
         while not self.ending.wait(0.2):

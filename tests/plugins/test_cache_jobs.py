@@ -56,6 +56,17 @@ def test_warm_ends_with_every_file_resident_and_free_releases_it(node: Any) -> N
     assert (freed["kind"], freed["state"]) == ("free", "done")
 
 
+@pytest.mark.parametrize(("operator", "fields"), [(Warm, {}), (Free, {}), (Warm, {"deferrable": False})])
+def test_where_nothing_may_defer_the_worker_waits(
+    node: Any, monkeypatch: pytest.MonkeyPatch, operator: Any, fields: dict[str, Any]
+) -> None:
+    """An IDC whose control service no triggerer reaches; a single task of an Airflow without a triggerer."""
+    if not fields:
+        monkeypatch.setenv("OUTLAP_AIRFLOW_DEFER", "false")
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="w", map_index=-1, try_number=1)
+    assert operator(task_id="w", **REQUEST, **fields).execute({"ti": ti})["state"] == "done"
+
+
 def test_what_cannot_be_warmed_is_listed_and_another_try_is_another_job(node: Any) -> None:
     node.failing = "its hash is wrong"
     with pytest.raises(AirflowException, match=r"720p/bad\.jpg: its hash is wrong"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -9,9 +11,11 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from outlap_airflow import ingest
+from outlap_airflow.intime import WarmInTime
 from outlap_airflow.links import show
 from outlap_airflow.openlineage import lineage_of
-from outlap_airflow.operators import Announce, Free, Publish, Sync, Warm
+from outlap_airflow.operators import Announce, Free, Ingest, Publish, Sync, WaitUntil, Warm
 from outlap_airflow.sensors import ResidencySensor
 
 from lake import refs
@@ -103,6 +107,37 @@ def test_lineage_names_what_a_task_read_and_wrote() -> None:
     assert (synced["inputs"][0]["namespace"], synced["outputs"]) == ("outlap://idc-a", [there])
     assert lineage_of({**FACTS, "job": "1"}) == {"inputs": [there], "outputs": []}
     assert lineage_of({"drive": "d", "vehicle": "v"})["outputs"][0]["name"] == "drives/v/d"
+
+
+def test_names_join_a_drive_to_the_warm_of_a_training(idcs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each step wrote is, by namespace and name, what the next one read."""
+    monkeypatch.setattr(ingest, "ingest_one", lambda *_: {"outcome": "ingested"})
+    cut = Ingest(task_id="i", pair={"vehicle": "car1", "drive": "d1"})
+    cut.execute({})
+    made = {**FACTS, "idc": "idc-a"}
+    steps = [lineage_of(cut.shown), lineage_of(made)]
+    steps += [lineage_of({**FACTS, "source_idc": "idc-a"}), lineage_of({**FACTS, "job": "1"})]
+
+    def names(items: list[dict[str, Any]]) -> set[tuple[str, str]]:
+        return {(item["namespace"], item["name"]) for item in items}
+
+    assert ("outlap://idc-a", "drives/car1/d1") in names(steps[0]["outputs"])
+    for before, after in itertools.pairwise(steps):
+        assert names(before["outputs"]) & names(after["inputs"])
+
+
+OPERATORS = (Announce, Free, Ingest, Publish, ResidencySensor, Sync, WaitUntil, Warm, WarmInTime)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda one: one.__name__)
+def test_templated_fields_are_arguments_with_types(operator: Any) -> None:
+    known: dict[str, inspect.Parameter] = {}
+    for part in operator.__mro__:
+        if part.__module__.startswith("outlap_airflow"):
+            known |= inspect.signature(part.__init__).parameters
+    for field in operator.template_fields:
+        assert known[field].annotation is not inspect.Parameter.empty, field
+    assert {link.name for link in operator.operator_extra_links} <= {"Version", "Job", "Way of the version"}
     assert lineage_of({}) == {"inputs": [], "outputs": []}
 
 

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Literal
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from lake.config import load_config
 from outlap_airflow import hooks
 from outlap_airflow.faults import told
 from outlap_airflow.links import LINKS, show
 from outlap_airflow.openlineage import facets_of
 from outlap_airflow.operators import resume
+from outlap_airflow.settings import airflow_settings
 from outlap_airflow.triggers import ENDED, JobTrigger, short
 
 
@@ -51,10 +53,10 @@ class _CacheJob(BaseOperator):
     def execute(self, context: Any) -> Any:
         job, idc = self._begin(context)
         self._show(job, idc)
-        if job["state"] not in ENDED and not self.deferrable:
-            return self._result(context, self._wait(job["id"]))
         if job["state"] in ENDED:
             return self._result(context, job)
+        if not (self.deferrable and airflow_settings(load_config()).defer):
+            return self._result(context, self._wait(job["id"]))
         trigger = JobTrigger(idc=idc, job=job["id"], conn_id=self.outlap_conn_id or None)
         self.defer(trigger=trigger, method_name="finish", timeout=self.wait_limit)
 
@@ -106,7 +108,7 @@ class Warm(_CacheJob):
     idc: by the settings, default ours; outlap_conn_id: an Airflow connection instead. pin: keep it from eviction. priority and
     bandwidth_bps (per node): against other warms. placement, copies: `spread` holds each pack on so many of the nodes. A try that
     finds the job of an earlier one running waits for that. wait_limit: when to give up waiting. deferrable: False holds the
-    worker, for an Airflow without a triggerer.
+    worker, for an Airflow without a triggerer; so does `[airflow] defer = false` of the worker's settings.
     """
 
     template_fields: Sequence[str] = (*_CacheJob.template_fields, "priority")

@@ -13,6 +13,7 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
+from lake.config import load_config
 from outlap_airflow import ingest, publish, sync
 from outlap_airflow.assets import dataset_published, dataset_synced
 from outlap_airflow.links import LINKS, show
@@ -45,11 +46,11 @@ class Ingest(BaseOperator):
         pair = dict(self.pair)
         context["drive_name"] = f"{pair['vehicle']}/{pair['drive']}"
         report = ingest.ingest_one(pair, self.cut, number(self.rate_hz))
-        show(self, vehicle=pair["vehicle"], drive=pair["drive"])
+        show(self, vehicle=pair["vehicle"], drive=pair["drive"], idc=load_config().idc)
         return report
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """landing/… → drives/…"""
+        """landing/… → drives/…, frames"""
         return facets_of(self)
 
 
