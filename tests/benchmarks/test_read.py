@@ -37,7 +37,15 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         command = [str(Path(sys.executable).parent / "outlap"), "bench", "read", *options]
         environment = {**os.environ, "TMPDIR": str(tmp_path / "disk")}
         with (tmp_path / "log").open("w") as log:
-            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+            return subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+                # whoever runs the tests in the background of a script has it ignored, and children inherit that
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
 
     return begin
 

@@ -46,11 +46,13 @@ Files = Callable[..., dict[str, bytes]]
 
 @dataclass
 class Idc:
-    """A control service and one node over a store. What it starts, it ends."""
+    """A control service and one node over a store. What it starts, it ends. node: more settings; environment: of what is started."""
 
     folder: Path
     store: StoreConfig
     quota: int = 256 * MIB
+    node: dict[str, object] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
     control_port: int = field(default_factory=free_port)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -80,6 +82,7 @@ class Idc:
             "mounts": str(self.mounts),
             "state_dir": str(self.state),
             "fetch_concurrency": 2,
+            **self.node,
         }
         idc = {
             "store": self.store.name,
@@ -92,6 +95,7 @@ class Idc:
     def start(self, name: str) -> None:
         environment = {
             **os.environ,
+            **self.environment,
             "OUTLAP_HOME": str(self.folder),
             "OUTLAP_CONTROL_LISTEN": f"127.0.0.1:{self.control_port}",
             "OUTLAP_CONTROL_IDC": "idc-a",

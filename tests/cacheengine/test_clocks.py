@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +27,8 @@ from lake.config import StoreConfig
 from lake.stores import open_store
 from tests.cacheengine.faulty import again, desire, end, flip, make_node, member, mount, seen, warm
 from tests.cacheengine.nodes import Dataset, make_files, publish
+from tests.cacheengine.test_agent import Idc
+from tests.conftest import wait_until
 
 COUNT = 12
 RIGHT = {"right": COUNT, "wrong": 0, "error": 0}
@@ -213,3 +220,84 @@ def test_the_scrubber_comes_by(
     clock.passed += 3601
     assert scrub.scrub_some(node)
     assert [status.state for status in node.statuses.values()] == ["waiting"]  # it found the flipped byte
+
+
+@pytest.fixture
+def wall(tmp_path: Path) -> tuple[dict[str, str], Callable[[int], None]]:
+    """(environment of a process, set(seconds): from now on its clock on the wall, and its children's, is off by so much)."""
+    shim, offset = tmp_path / "wallclock.so", tmp_path / "offset"
+    source = Path(__file__).with_name("wallclock.c")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(shim), str(source)], check=True)
+
+    def change(seconds: int) -> None:
+        with offset.open("r+b" if offset.exists() else "wb") as file:
+            file.write(seconds.to_bytes(8, "little", signed=True))
+
+    change(0)
+    return {"LD_PRELOAD": str(shim), "WALL_OFFSET": str(offset)}, change
+
+
+@contextmanager
+def reading(view: Path, files: dict[str, bytes]) -> Iterator[list[dict[str, int]]]:
+    """All files, again and again; what is yielded lists the rounds in which not all were right."""
+    wrong: list[dict[str, int]] = []
+    done = threading.Event()
+
+    def read_on() -> None:
+        while not done.is_set():
+            found = seen(view, files)
+            if found != RIGHT:
+                wrong.append(found)
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    try:
+        yield wrong
+    finally:
+        done.set()
+        reader.join()
+
+
+@pytest.mark.slow
+@JUMPS
+def test_an_agent_whose_clock_jumps_under_views(
+    tmp_path: Path,
+    lake: StoreConfig,
+    data: Callable[[str], Dataset],
+    wall: tuple[dict[str, str], Callable[[int], None]],
+    jump: int,
+) -> None:
+    """The agent and its daemons live on a clock that jumps while readers read; then each of them is killed."""
+    resident, cold, later = data("resident"), data("cold"), data("later")
+    idc = Idc(tmp_path / "home", lake, node={"ttl_s": 3600.0, "fetchfs_processes": 2})
+    idc.configure()
+    try:
+        idc.start_control()
+        environment, jump_by = wall
+        idc.environment.update(environment)
+        idc.up()
+        assert idc.warm(resident).state == "done"
+        view, view_of_cold = idc.mount(resident), idc.mount(cold)
+        first = sorted(cold.files)[0]
+        assert seen(view_of_cold, {first: cold.files[first]})["right"] == 1
+        with reading(view, resident.files) as wrong:
+            jump_by(jump)
+            assert idc.warm(later).state == "done"
+            assert seen(idc.mount(later), later.files) == RIGHT
+            stamps = [json.loads(p.read_bytes())["at_ns"] for p in (idc.state / "images").glob("*.json")]
+            assert any(abs((at - time.time_ns()) / S - jump) < 3600 for at in stamps), "no jump was seen"
+            for pid in idc.fetchfs_pids().values():
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: seen(view_of_cold, cold.files) == RIGHT, "reads that need fetchfs")
+            idc.stop("agent")
+            idc.start_agent()
+            jump_by(0)
+            assert idc.free(later).state == "done"
+            wait_until(lambda: idc.reports()[resident.version].state == "resident", "the first version")
+        assert wrong == []
+        with idc.agent() as agent:
+            assert {one.version for one in agent.mounts()} == {d.version for d in (resident, cold, later)}
+        assert seen(view, resident.files) == RIGHT
+        assert idc.held(resident) >= resident.bytes
+    finally:
+        idc.end()
