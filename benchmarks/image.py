@@ -96,7 +96,7 @@ def _build(shape: str, rows: int, packs: int, out: Path) -> dict[str, float]:
     return {"seconds": seconds, "peak_mib": peak, "bytes": out.stat().st_size}
 
 
-def _check(out: Path, packs: int) -> float:
+def check(out: Path, packs: int) -> float:
     """Seconds of fsck.erofs. Raises Explained for what it finds.
 
     It wants a device for each pack, reads none of them, and ends in a segmentation fault when there are a thousand (erofs-utils
@@ -149,7 +149,7 @@ def _measure(name: str, quick: bool, folder: Path) -> Iterator[Row]:
     yield row(f"{what}: built", rows / found["seconds"], "rows/s", goal=goal)
     yield row(f"{what}: peak memory", found["peak_mib"], "MiB", goal="<= 1024")
     yield row(f"{what}: size", found["bytes"] / rows, "bytes/row")
-    yield row(f"{what}: fsck.erofs", _check(out, packs), "s")
+    yield row(f"{what}: fsck.erofs", check(out, packs), "s")
     with suppress(MountFailed):  # no EROFS over files, or no rights: the images were measured all the same
         yield row(f"{what}: mounted with {packs:,} packs", _mount(out, packs) * 1000, "ms")
     out.unlink()

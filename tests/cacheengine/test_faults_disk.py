@@ -37,6 +37,7 @@ from tests.cacheengine.faulty import (
     warm,
 )
 from tests.cacheengine.nodes import Dataset, make_files, object_path, publish
+from tests.conftest import wait_until
 
 ONE = "720p/CAM_1/000004.jpg"
 COUNT = 40
@@ -89,6 +90,23 @@ def test_flipped_bits_under_a_view_are_found_and_mended(make: Callable[..., Node
     mounts.keep_mounted(node)  # the view gets the pack through fetchfs, which fetches and checks
     assert [record.remote for record in node.mounts.values()] != [()]
     assert seen(view, data.files) == RIGHT
+    assert again(node) == "resident"
+    mounts.keep_mounted(node)
+    assert [record.remote for record in node.mounts.values()] == [()]
+    assert seen(view, data.files) == RIGHT
+    assert scrub_all(node) == 0
+
+
+def test_flipped_bits_before_a_warm_is_done(make: Callable[..., Node], data: Dataset) -> None:
+    node = make()
+    view = mount(node, data)
+    assert (view / ONE).read_bytes() == data.files[ONE]  # fetchfs makes it resident
+    file, offset = member(node, data, ONE)
+    wait_until(lambda: offset in haves.load(file.with_suffix(".have")).offset, "its mark")
+    flip(file, offset)
+    assert warm(node, data) == "resident"
+    mounts.keep_mounted(node)
+    assert scrub_all(node) == 1
     assert again(node) == "resident"
     mounts.keep_mounted(node)
     assert [record.remote for record in node.mounts.values()] == [()]

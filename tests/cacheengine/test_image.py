@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import image as images
 from cacheengine import mountapi
 from cacheengine.image import ImageInfo, build_image, device_sizes
 from lake.errors import Corrupt, Refused
@@ -166,6 +170,7 @@ def test_ten_thousand_packs_mount_and_each_gives_its_bytes(tmp_path: Path) -> No
         }
     ).sort_by("path")
     build_image(tmp_path / "i", [table], packs)
+    images.check(tmp_path / "i", len(packs))
     (tmp_path / "packs").mkdir()
     devices = [tmp_path / "packs" / f"{pack}.tar" for pack in packs]
     for number, (device, size) in enumerate(zip(devices, device_sizes(tmp_path / "i"), strict=True)):
@@ -184,6 +189,31 @@ def test_a_folder_of_a_million_names(tmp_path: Path) -> None:
     with mounted(tmp_path / "i", [tmp_path / "pack"] * 2, tmp_path / "view") as view:
         assert os.listdir(view / "one") == names  # noqa: PTH208 (a million Path objects)
         assert all((view / "one" / name).is_file() for name in names[::9973])
+
+
+@pytest.mark.slow
+def test_ten_million_rows_fit_a_gibibyte(tmp_path: Path) -> None:
+    count, packs, image = 10_000_000, 1000, tmp_path / "i"
+    command = [sys.executable, "-m", "benchmarks.image", "folders", str(count), str(packs), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["peak_mib"] <= 1024, done.stdout
+    images.check(image, packs)
+    (tmp_path / "packs").mkdir()
+    devices = [tmp_path / "packs" / pack for pack in images.packs_of(packs)]
+    for device, size in zip(devices, device_sizes(image), strict=True):
+        device.touch()
+        os.truncate(device, size)
+    found = 0
+    with mounted(image, devices, tmp_path / "view") as view:
+        for table in itertools.islice(images.tables("folders", count, packs), 0, None, 10):
+            for path, size in zip(
+                table["path"].to_pylist()[::997], table["size"].to_pylist()[::997], strict=True
+            ):
+                assert (view / path).stat().st_size == size, path
+        folders = sorted((view / "720p").iterdir())
+        for folder in folders:
+            found += len(os.listdir(folder / "CAM_FRONT"))  # noqa: PTH208 (10 M Path objects)
+        assert found == count
 
 
 HOSTILE = st.one_of(
