@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,39 @@ def test_a_sync_under_way_tells_rate_and_eta_and_a_control_that_is_away_costs_it
     assert (told.stage, told.error) == ("syncing", None)
     assert idc.warm is not None and idc.warm.job == "j"
     assert "does not answer" in str(idc.warm.error)
+
+
+def test_airflow_backfills_nights_for_their_own_moments(call: Call) -> None:
+    """Three nights, asked of Airflow: a run for each midnight, and each stands for that midnight whenever it runs."""
+    from outlap_airflow import nightly
+
+    days = [f"2026-03-{day}T00:00:00Z" for day in (28, 29, 30)]
+    asked = {"dag_id": "nightly_incremental", "from_date": days[0], "to_date": days[-1], "max_active_runs": 1}
+    made = call("POST", "/api/v2/backfills", "dora", **asked)
+    assert made.status_code == 200, made.text
+    rows = call("GET", "/api/v2/dags/nightly_incremental/dagRuns?run_type=backfill", "ann").json()["dag_runs"]
+    moments = [datetime.fromisoformat(row["data_interval_end"]) for row in rows]
+    assert sorted(moments) == [datetime.fromisoformat(day) for day in days]
+    until = {nightly.until_of(moment, datetime.now(UTC)) for moment in moments}
+    assert until == {int(moment.timestamp()) * 10**9 for moment in moments}
+    # what follows events is not for backfills: publish or sync again instead
+    refused = call("POST", "/api/v2/backfills", "dora", **{**asked, "dag_id": "sync_dataset"})
+    assert refused.status_code in (409, 422) and "schedule" in refused.text
+
+
+def test_each_link_and_the_trainings_have_a_pool(airflow_database: None, idcs: Any) -> None:
+    from airflow.models.pool import Pool
+    from outlap_airflow.pools import ensure_pools
+
+    ensure_pools()
+    found = {name: Pool.get_pool(name) for name in ("sync_idc-a_idc-b", "training")}
+    assert {name: pool.slots for name, pool in found.items() if pool} == {
+        "sync_idc-a_idc-b": 2,
+        "training": 16,
+    }
+    # the slots that somebody gave it stay
+    Pool.create_or_update_pool("training", slots=3, description="ours", include_deferred=True)
+    assert ensure_pools() == []
+    kept = Pool.get_pool("training")
+    assert kept is not None and kept.slots == 3
+    Pool.create_or_update_pool("training", slots=16, description="Trainings that run", include_deferred=True)

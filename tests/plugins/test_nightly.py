@@ -110,6 +110,26 @@ def test_a_missed_night_is_caught_up_and_a_repeated_one_does_nothing(lake: Lake)
     assert fifth is not None and (drives, fifth["tag"], fifth["is_new"]) == ([], "v3", False)
 
 
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_nights_that_run_side_by_side_lose_nothing_and_do_nothing_twice(
+    lake: Lake, order: tuple[int, ...]
+) -> None:
+    """A backfill starts several nights at once: all have looked before the first one is fixed."""
+    lake.upload("d1", at(1, 1))
+    lake.upload("d2", at(1, 12))
+    looks = {day: nightly.look(ns(at(day)), "keyframes", None) for day in order}
+    ingested = [drive for day in order for drive in lake.ingest(looks[day]["ingest"])]
+    assert sorted(ingested) == ["d1", "d2"]
+    made = []
+    for day in order:
+        (wanted,) = nightly.publishes(looks[day], None)
+        conf = wanted["conf"]
+        run = wanted["trigger_run_id"]
+        made.append(publish.publish("front", conf["query"], None, "publish_dataset", run, conf["night"]))
+    assert {one["version"] for one in made} == {refs.resolve(lake.store, "front").version}
+    assert [one["is_new"] for one in made] == [True, False] and made[0]["files"] == 12
+
+
 def test_a_night_that_runs_late_or_again_gives_the_version_of_then(lake: Lake) -> None:
     lake.upload("d1", at(1, 1))
     lake.upload("late", at(1, 4))
