@@ -164,3 +164,26 @@ def test_a_worker_that_only_dials_out_syncs_and_warms(
     # what the task wrote there can be read here
     path = f"/dags/sync_dataset/dagRuns/{quote(copied.id, safe='')}/taskInstances/copy_to_idc-b/logs/1"
     assert "100 %" in json.dumps(api.ask(session, "GET", path))
+
+
+def test_a_worker_that_is_killed_is_missed_and_the_sync_goes_on(
+    running: tuple[Layout, Parts, api.Airflow], tmp_path: Path
+) -> None:
+    _, parts, session = running
+    config = load_config()
+    add_frames(lake_store(config), tmp_path, "killed")
+    first = api.trigger(session, "publish_dataset", {"dataset": "killed", "query": executors.QUERY})
+    assert api.follow(session, first, print).state == "success"
+    version = api.result(session, first, "publish")["version"]
+    key = executors.KEY.format(dataset="killed", version=version)
+    run = api.new_run(session, "sync_dataset", set(), key, print)
+    task = "copy_to_idc-b"
+    executors.until(lambda: executors.ti_state(session, run, task)[0] == "running", "the copy to begin")
+    assert parts.kill("edge") >= 2, "the worker and its task"
+    assert api.follow(session, run, print).state == "success"
+    assert executors.ti_state(session, run, task) == ("success", 2)
+    assert parts.parts["edge"].starts >= 2
+    assert is_available(lake_store(config, "idc-b"), version)
+    assert [ref.tag for ref in refs.list_refs(lake_store(config, "idc-b"), "killed")] == ["v1", "latest"]
+    warmed = api.new_run(session, "warm_dataset", set(), key, print)
+    assert api.follow(session, warmed, print).state == "success"
