@@ -107,6 +107,7 @@ WHERE = st.recursive(
 @settings(max_examples=15, deadline=None)
 @given(WHERE)
 def test_pruning_never_changes_an_answer(nine, where):
+    """WHERE trees of up to 5 leaves over 9 partitions: the answer is that of asking all of them."""
     store, folder = nine
     sql = f"select * from frames f where {where}"
     pruned, files = asked(store, folder, sql)
@@ -119,7 +120,7 @@ def test_pruning_never_changes_an_answer(nine, where):
 @settings(max_examples=8, deadline=None)
 @given(st.permutations(range(18)), st.integers(1, 18))
 def test_any_order_of_rows_and_any_batches_give_the_same_version(nine, tmp_path_factory, order, size):
-    """As another machine would have cut and asked: the files of the catalogue in another order, answers in other batches."""
+    """Permutations of 18 rows in 9 files, any batches, as another machine would have cut and asked: one version id."""
     store, folder = nine
     with catalog.query(store, "select * from frames", folder) as answer:
         rows = pa.concat_tables(answer.rows)

@@ -307,6 +307,7 @@ trees = st.dictionaries(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(trees)
 def test_any_tree_comes_back_and_is_one_version_packed_and_in_place(tmp_path_factory, files):
+    """Trees of up to 8 files of any Unicode names: packed and in place they have one id, and come back."""
     folder = tmp_path_factory.mktemp("tree")
     lake, other = (
         stores.open_store(StoreConfig(name=one, idc="a", url=f"file://{folder}/{one}"))

@@ -234,6 +234,7 @@ ACTION = st.one_of(
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ACTION, max_size=12))
 def test_no_order_of_deleting_and_collecting_loses_what_a_tag_or_the_trash_names(tmp_path_factory, actions):
+    """Up to 12 steps of publish, delete, undelete, collect with days between: what a tag or the trash names is whole."""
     tmp_path = tmp_path_factory.mktemp("keep")
     store, day = folder_store(tmp_path), 0
     for verb, what, dataset in actions:

@@ -31,6 +31,7 @@ PATH = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(st.sets(PATH.map("/".join), min_size=1, max_size=60), st.data())
 def test_parts_do_not_depend_on_batches(paths, data):
+    """Up to 60 paths in any batches: the same parts."""
     table = rows(sorted(paths, key=str.encode))
     cuts = sorted(data.draw(st.lists(st.integers(0, table.num_rows), max_size=5)))
     edges = [0, *cuts, table.num_rows]
@@ -89,6 +90,31 @@ def test_paths_that_lead_elsewhere_are_refused(path):
 @pytest.mark.parametrize("path", ["a", "n" * 255, "é" * 127, "...", "a/.b", "a b/\n"])
 def test_legal_paths(path):
     manifests.check_paths(pa.array([path]), "it")
+
+
+def is_legal(path):
+    """The rule of docs/lake.md, said slowly."""
+    names = path.split("/")
+    short = len(path.encode()) <= 4000 and all(1 <= len(name.encode()) <= 255 for name in names)
+    return short and "\0" not in path and not {".", ".."} & set(names)
+
+
+ODD = st.lists(
+    st.sampled_from(["a", "é", ".", "..", "/", "//", "\0", "n" * 254, "𝄞", "\u0301", " ", "\n"]), max_size=6
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ODD.map("".join) | st.text(max_size=8), min_size=1, max_size=9, unique=True))
+def test_the_first_illegal_path_is_the_one_that_is_named(paths):
+    """Columns of up to 9 odd paths: refused at the first illegal one, and not where all are legal."""
+    paths = sorted(paths, key=str.encode)
+    bad = next((row for row, path in enumerate(paths) if not is_legal(path)), None)
+    if bad is None:
+        manifests.check_paths(pa.array(paths), "it")
+    else:
+        with pytest.raises(Refused, match=f"row {bad}, "):
+            manifests.check_paths(pa.array(paths), "it")
 
 
 def test_order_and_twice():
@@ -284,6 +310,7 @@ def without_clashes(content):
 @settings(max_examples=40, deadline=None)
 @given(CONTENT.map(without_clashes), CONTENT.map(without_clashes))
 def test_a_difference_is_that_of_the_dictionaries(tmp_path_factory, old, new):
+    """Pairs of versions of up to 40 files in tiny parts: the difference is that of two dictionaries."""
     store = open_store(StoreConfig(name="l", idc="i", url=f"file://{tmp_path_factory.mktemp('d')}"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifests, "CUT_MASK", manifests.np.uint64(0x3))

@@ -24,6 +24,7 @@ NAME = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(NAME, st.binary(max_size=9000), max_size=12))
 def test_any_members_come_back_from_an_ordinary_tar(tmp_path_factory, members):
+    """Up to 12 members of any legal name: aligned, the same pack twice, and Python's tarfile gives them back."""
     folder = tmp_path_factory.mktemp("pack")
     items = sorted(members.items(), key=lambda item: item[0].encode())
     pack = packs.write_pack(folder / "one.tar", items)
@@ -46,6 +47,7 @@ def test_any_members_come_back_from_an_ordinary_tar(tmp_path_factory, members):
     st.integers(0, 9),
 )
 def test_the_next_member_is_where_a_plain_name_puts_it_and_never_before(ends, name, more):
+    """Ends of up to 1 TiB and names: where the next member begins is known without writing."""
     blocks = [-(-end // packs.BLOCK) * packs.BLOCK for end in ends]
     least = packs.next_offset(np.array(ends)).tolist()
     assert least == [block + len(packs.member_prelude(block, name, 1)) for block in blocks]

@@ -262,6 +262,7 @@ plain = st.recursive(
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(plain, st.integers(0, 5))
 def test_any_plain_value_is_walked_or_refused(value, protocol):
+    """Nested plain values in each protocol: walked, or refused by name."""
     data = pickle.dumps(value, protocol)
     try:
         pickles.scan(data, "it")
@@ -276,6 +277,7 @@ def test_any_plain_value_is_walked_or_refused(value, protocol):
     st.binary(max_size=60),
 )
 def test_any_opcodes_are_scanned_or_refused(opcodes, noise):
+    """Up to 30 opcodes with noise as arguments: scanned, or refused by name."""
     data = b"".join(bytes([*code, *noise[at : at + 1]]) for at, code in enumerate(opcodes)) + noise
     try:
         pickles.scan(data, "it")

@@ -46,6 +46,7 @@ def test_no_drive_is_in_two_parts_and_none_moves_when_drives_are_added(make_fold
 
 @given(st.text(), st.integers(1, 99))
 def test_a_share_is_a_function_of_the_value_alone(value, weight):
+    """Any text and weights: the same part each time, and a larger share only takes in."""
     shares = [("train", weight), ("val", 100 - weight)]
     found = split.share_of(value, shares)
     assert found == split.share_of(value, shares) and found in ("train", "val")

@@ -28,6 +28,23 @@ def test_bytes_come_back_whole_and_in_ranges(store):
     assert stores.head(store, "a/b/c").size == len(data)
 
 
+def test_ranges_in_any_order_far_and_near_and_beyond_the_end(store):
+    data = bytes(range(251)) * 30_000
+    stores.put(store, "it", data)
+    offsets, lengths = [5_000_000, 3, 100, 2, 5_000_000], [9, 40, 9, 70, 4]
+    found = stores.get_ranges(store, "it", offsets, lengths)
+    assert found == [data[at : at + size] for at, size in zip(offsets, lengths, strict=True)]
+    assert stores.get_ranges(store, "it", [], []) == []
+    # an object that is shorter than its locations say
+    for ends_inside in (
+        [len(data) - 9, len(data) - 3],
+        [0, len(data) + 4096],
+        [len(data) - 1, len(data) + 9],
+    ):
+        with pytest.raises(StoreDown, match="it in store"):
+            stores.get_ranges(store, "it", ends_inside, [5, 5])
+
+
 def test_a_file_larger_than_one_part_arrives(store, tmp_path: Path):
     local = tmp_path / "big"
     local.write_bytes(bytes(range(251)) * 300_000)

@@ -9,8 +9,9 @@ import pytest
 from tests.transforms.corpus import FRAMES, OUTCOMES, Corpus, table, whole
 
 QUICK, ALL = 100, 12_000
-# an MP4 whose edit list hides a frame; an MCAP whose footer points beyond what a file can have; both were found by this corpus
-KNOWN = (2992, 3664, 5706)
+# what this corpus found: MP4s whose edit list hides a frame, an MCAP whose footer points beyond what a file can have, SQLite without
+# row numbers and with a message that is no UTF-8, a bag that ends between two chunks
+KNOWN = (2992, 3664, 5706, 26391, 29205, 30951)
 
 
 @pytest.fixture(scope="module")

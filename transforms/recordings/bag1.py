@@ -49,6 +49,7 @@ class BagLog:
     source: Source
     problems: list[Problem] = field(default_factory=list)
     counted: int = 0
+    _index: int = 0
     _topics: dict[int, Topic] = field(default_factory=dict)
     _chunks: ChunkCache = field(default_factory=ChunkCache)
 
@@ -92,10 +93,14 @@ class BagLog:
             except (BadPacking, ValueError, struct.error) as error:
                 self._problem("container", f"the record at byte {at}: {error}")
             at = body + size
+        if at < self._index:
+            self._problem("partial", f"it ends at byte {at}, its index should begin at byte {self._index}")
 
     def _record(self, op: int, fields: dict[str, bytes], at: int, body: int, size: int) -> Iterator[Message]:
-        if op == BAG and _number(fields, "index_pos") == 0:
-            self._problem("partial", "it was never closed: it has no index")
+        if op == BAG:
+            self._index = _number(fields, "index_pos")
+            if self._index == 0:
+                self._problem("partial", "it was never closed: it has no index")
         elif op == CONNECTION:
             self._connection(fields, self.source.read(body, min(size, MAX_HEADER)))
         elif op == MESSAGE and size <= MAX_CHUNK:

@@ -20,6 +20,8 @@ from transforms.recordings.log import MAX_CHUNK, Message, Topic
 MAGIC = b"SQLite format 3\0"
 # rows of the two tables that no bag has more of
 MOST_TOPICS = 100_000
+# Python decodes what SQLite says, and that may quote damaged text
+DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -57,7 +59,7 @@ class SqliteLog:
                         self.name, "it has no tables `topics` and `messages`: it is no ROS 2 bag"
                     )
                 yield from self._rows(connection)
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             raise Unreadable(self.name, f"SQLite cannot read it: {error}") from error
 
     def _rows(self, connection: sqlite3.Connection) -> Iterator[Message]:
@@ -71,13 +73,15 @@ class SqliteLog:
             # by row number, so that a pass reads the file once from front to back
             rows = connection.execute("select id, topic_id, timestamp, data from messages order by id")
             for number, topic, at, data in rows:
-                if topic not in topics or not isinstance(at, int) or not isinstance(data, bytes):
+                # a damaged table may have another key, and then rows without a number
+                fits = isinstance(number, int) and isinstance(at, int) and isinstance(data, bytes)
+                if topic not in topics or not fits:
                     self.problems.append(
                         Problem("container", f"row {number} of its messages is of no topic, or is no message")
                     )
                     return
                 yield Message(topics[topic], at, number, 0, memoryview(data))
-        except sqlite3.DatabaseError as error:
+        except DAMAGE as error:
             self.problems.append(Problem("container", f"SQLite finds damage: {error}"))
             return
         self._check(connection)
@@ -92,7 +96,7 @@ class SqliteLog:
         try:
             with closing(_connect(self.path)) as connection:
                 row = connection.execute("select data from messages where id = ?", (chunk,)).fetchone()
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             raise Unreadable(self.name, f"SQLite cannot read row {chunk}: {error}") from error
         if row is None or not isinstance(row[0], bytes) or len(row[0]) != size:
             raise Unreadable(self.name, f"row {chunk} should have {size} bytes")
