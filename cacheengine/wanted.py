@@ -13,7 +13,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -300,24 +300,30 @@ def _write_index(want: Want, buckets: Sequence[Path], out: Path) -> None:
 
 def read_pack(want: Want, place: int) -> PackWant:
     """Rows of the pack at that place of want.packs. Raises Corrupt, FileNotFoundError."""
-    part = want.packs[place]
-    table = _row_group(want, place, ["offset", "size", "content_id"])
-    text = "".join(table["content_id"].to_pylist())
-    try:
-        content_id = np.frombuffer(bytes.fromhex(text), np.uint8).reshape(table.num_rows, 32)
-    except ValueError as error:
-        raise Corrupt(
-            str(want.index), f"a content id is no hash: {error}", "publish the version again"
-        ) from error
-    return PackWant(
-        part.id,
-        part.size,
-        _ints(table["offset"]),
-        _ints(table["size"]),
-        content_id,
-        part.id in want.assembled,
-        want.identity == "content",
-    )
+    [part] = read_packs(want, [place])
+    return part
+
+
+def read_packs(want: Want, places: Iterable[int] | None = None) -> Iterator[PackWant]:
+    """All packs of a want, or those at these places, one at a time. Raises as read_pack."""
+    columns = ["offset", "size", "content_id"]
+    for place, table in _row_groups(want, range(len(want.packs)) if places is None else places, columns):
+        part, text = want.packs[place], "".join(table["content_id"].to_pylist())
+        try:
+            content_id = np.frombuffer(bytes.fromhex(text), np.uint8).reshape(table.num_rows, 32)
+        except ValueError as error:
+            raise Corrupt(
+                str(want.index), f"a content id is no hash: {error}", "publish the version again"
+            ) from error
+        yield PackWant(
+            part.id,
+            part.size,
+            _ints(table["offset"]),
+            _ints(table["size"]),
+            content_id,
+            part.id in want.assembled,
+            want.identity == "content",
+        )
 
 
 def _ints(column: pa.ChunkedArray) -> Ints:
@@ -325,27 +331,43 @@ def _ints(column: pa.ChunkedArray) -> Ints:
     return values
 
 
-def _row_group(want: Want, place: int, columns: list[str]) -> pa.Table:
+# index → (inode, time and size of its file; its footer): of thousands of packs, parsing it takes longer than reading one of them
+_footers: dict[Path, tuple[tuple[int, int, int], pq.FileMetaData]] = {}
+_FOOTERS_KEPT = 4
+
+
+def _footer(index: Path, source: pa.OSFile) -> pq.FileMetaData:
+    status = os.fstat(source.fileno())
+    stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+    known = _footers.get(index)
+    if known is None or known[0] != stamp:
+        known = (stamp, pq.read_metadata(source))
+        for old in list(_footers)[: 1 - _FOOTERS_KEPT]:
+            _footers.pop(old, None)
+        _footers[index] = known
+    return known[1]
+
+
+def _row_groups(want: Want, places: Iterable[int], columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
+    """(place, its rows) of each: an empty row group is never written, so places and row groups run together."""
     try:
-        with pq.ParquetFile(want.index) as file:
-            # an empty row group is never written: places and row groups run together
-            return file.read_row_group(place, columns=columns)
+        with (
+            pa.OSFile(str(want.index), "rb") as source,
+            pq.ParquetFile(source, metadata=_footer(want.index, source)) as file,
+        ):
+            for place in places:
+                yield place, file.read_row_group(place, columns=columns)
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
         raise Corrupt(str(want.index), f"it cannot be read: {error}", "it is made again by itself") from error
 
 
-def read_packs(want: Want) -> Iterator[PackWant]:
-    """All packs of a want, one at a time."""
-    for place in range(len(want.packs)):
-        yield read_pack(want, place)
-
-
 def paths_at(want: Want, place: int, rows: Mask | Ints) -> list[str]:
     """Paths of rows of one pack: only failures need them."""
+    [(_, table)] = _row_groups(want, [place], ["path"])
     paths: list[str] = (
-        _row_group(want, place, ["path"])["path"]
+        table["path"]
         .combine_chunks()
         .take(pa.array(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows))
         .to_pylist()
@@ -356,4 +378,5 @@ def paths_at(want: Want, place: int, rows: Mask | Ints) -> list[str]:
 def forget_want(views: Path, version: str, list_id: str | None = None) -> None:
     """Remove the saved rows; they come from the store again when needed."""
     index_path(views, version, list_id).unlink(missing_ok=True)
+    _footers.pop(index_path(views, version, list_id), None)
     rows_path(views, version, list_id).unlink(missing_ok=True)

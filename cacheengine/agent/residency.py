@@ -156,8 +156,7 @@ def _fail(node: Node, key: Key, status: Status, failures: tuple[Failure, ...]) -
 def _missing(node: Node, want: Want, places: Sequence[int], cause: str) -> Iterator[Failure]:
     """The paths that are not resident."""
     count = 0
-    for place in places:
-        part = wants.read_pack(want, place)
+    for place, part in zip(places, wants.read_packs(want, places), strict=True):
         rows = ~packcache.resident(node.cache, part)
         if rows.any():
             for path in wants.paths_at(want, place, rows):
@@ -171,8 +170,7 @@ def _missing_jobs(
     node: Node, want: Want, places: Sequence[int]
 ) -> Iterator[tuple[int, wants.PackWant, haves.Ints]]:
     """(place, members that are missing, rows that each stands for) of each pack that lacks some."""
-    for place in places:
-        part = wants.read_pack(want, place)
+    for place, part in zip(places, wants.read_packs(want, places), strict=True):
         missing = part.take(~packcache.resident(node.cache, part))
         if len(missing.offset):
             yield place, *fetch.unique_members(missing)

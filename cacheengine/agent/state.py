@@ -310,8 +310,7 @@ def saved_wants(node: Node) -> dict[Key, wants.Want]:
 def resident_of(node: Node, want: wants.Want, places: Sequence[int] | None = None) -> tuple[int, int]:
     """(files, bytes) that are resident and checked, from the records on disk. places: of these packs only."""
     files = size = 0
-    for place in range(len(want.packs)) if places is None else places:
-        part = wants.read_pack(want, place)
+    for part in wants.read_packs(want, places):
         mask = packcache.resident(node.cache, part)
         files, size = files + int(mask.sum()), size + int(part.length[mask].sum())
     return files, size
