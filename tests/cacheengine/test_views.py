@@ -362,6 +362,26 @@ def test_what_is_not_there_is_not_there(place: Path, backend: Backend) -> None:
     assert os.statvfs(plan.target).f_bavail == 0
 
 
+def test_paths_as_deep_and_as_long_as_they_may_be(place: Path, backend: Backend) -> None:
+    files = {"d/" * 1999 + "f": b"deep", "/".join(["é" * 127] * 15) + "/g": b"long", "top": b"top"}
+    assert sorted(len(path.encode()) for path in files) == [3, 3826, 3999]
+    plan = make_plan(place, files)
+    views.mount_view(backend, plan)
+    folder = os.open(
+        plan.target, os.O_RDONLY
+    )  # with the target before them they would be too long to be opened
+    try:
+        for path, data in files.items():
+            with open(path, "rb", opener=lambda name, flags: os.open(name, flags, dir_fd=folder)) as file:
+                assert file.read() == data
+            above, _, name = path.rpartition("/")
+            listed = os.open(above or ".", os.O_RDONLY, dir_fd=folder)
+            assert name in os.listdir(listed)  # noqa: PTH208 (of a descriptor)
+            os.close(listed)
+    finally:
+        os.close(folder)
+
+
 def test_large_folders_and_random_reads(place: Path, backend: Backend) -> None:
     files = {f"many/{number:05}.jpg": b"%d" % number for number in range(3000)}
     files["large"] = os.urandom(3_000_001)
