@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -338,3 +340,26 @@ def test_recipes_refuse_outputs_without_one_size() -> None:
     ):
         with pytest.raises(ValueError, match="Output"):
             Output.model_validate(fields)
+
+
+DROP = """
+import sys
+from pathlib import Path
+from transforms.recordings.mp4 import open_recording
+channel = open_recording(Path(sys.argv[1])).channels[0]
+for number in range(60):
+    decoder = channel.decoder(threads=2)
+    for packet in channel.packets(range(2 + number % 3)):
+        decoder.decode(packet)
+    del decoder, packet
+print("ended")
+"""
+
+
+def test_a_decoder_ends_while_its_threads_work(clip_bytes: Callable[..., bytes], tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip_bytes(codec="libx265", gop=8, params=X265, width=1280, height=720))
+    done = subprocess.run(
+        [sys.executable, "-c", DROP, str(path)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.stdout == "ended\n", done.stderr

@@ -21,6 +21,7 @@ from transforms.recordings import Calibration, FrameIndex, Orientation, Problem
 from transforms.recordings.mp4 import new_decoder
 from transforms.recordings.nal import KEYS, PARAMETERS, SLICES, START, extradata, kind_of
 from transforms.recordings.order import Counter, NoOrder
+from transforms.recordings.packets import new_packet
 from transforms.recordings.source import Source, as_source
 from transforms.signals import Signal
 from transforms.telemetry import Track
@@ -88,11 +89,9 @@ class RawChannel:
                 raise Unreadable(
                     self.source.name, f"frame {frame} should have {size} bytes, {len(data)} are there"
                 )
-            packet = av.Packet(data)
-            packet.pts = packet.dts = int(self.index.pts[frame])
-            packet.time_base = self.index.time_base
-            packet.is_keyframe = bool(self.index.key[frame])
-            yield packet
+            yield new_packet(
+                data, int(self.index.pts[frame]), self.index.time_base, bool(self.index.key[frame])
+            )
 
 
 @dataclass(frozen=True)

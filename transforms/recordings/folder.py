@@ -19,6 +19,7 @@ import numpy as np
 from transforms.errors import Unreadable
 from transforms.recordings import Calibration, FrameIndex, Orientation, Problem
 from transforms.recordings.mp4 import new_decoder
+from transforms.recordings.packets import new_packet
 from transforms.recordings.source import Source
 from transforms.recordings.stills import BadStill, Exif, read_exif, read_still
 from transforms.signals import Signal
@@ -115,11 +116,7 @@ class FolderChannel:
             data = source.read(0, source.size)
             if len(data) != source.size:
                 raise Unreadable(source.name, f"it should have {source.size} bytes, {len(data)} are there")
-            packet = av.Packet(data)
-            packet.pts = packet.dts = int(self.index.pts[frame])
-            packet.time_base = NANOSECONDS
-            packet.is_keyframe = True
-            yield packet
+            yield new_packet(data, int(self.index.pts[frame]), NANOSECONDS, True)
 
 
 @dataclass(frozen=True)

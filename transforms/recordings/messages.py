@@ -16,6 +16,7 @@ from transforms.recordings import MAX_PIXELS, FrameIndex, Orientation, Problem
 from transforms.recordings.log import MAX_CHUNK, Log, Topic
 from transforms.recordings.mp4 import new_decoder
 from transforms.recordings.nal import PARAMETERS, extradata, read_unit
+from transforms.recordings.packets import new_packet
 from transforms.recordings.payloads import Malformed, Shot, reader_of
 from transforms.recordings.stills import codec_of, read_still
 from transforms.recordings.unpack import BadPacking, unpack_payload
@@ -97,13 +98,12 @@ class MessageChannel:
             try:
                 shot = read(memoryview(unpack_payload(memoryview(data), MAX_CHUNK)))
                 assert isinstance(shot, Shot)
-                packet = av.Packet(_pixels(shot) if self.raw else bytes(shot.data))
+                seen = _pixels(shot) if self.raw else bytes(shot.data)
             except (Malformed, BadPacking) as error:
                 raise Unreadable(self.name, f"frame {frame}: {error}") from error
-            packet.pts = packet.dts = int(self.index.pts[frame])
-            packet.time_base = self.index.time_base
-            packet.is_keyframe = bool(self.index.key[frame])
-            yield packet
+            yield new_packet(
+                seen, int(self.index.pts[frame]), self.index.time_base, bool(self.index.key[frame])
+            )
 
 
 def _pixels(shot: Shot) -> bytes:

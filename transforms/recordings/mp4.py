@@ -25,6 +25,7 @@ from av.sidedata.sidedata import Type as SideDataType
 
 from transforms.errors import Unreadable
 from transforms.recordings import MAX_PIXELS, Calibration, FrameIndex, Orientation, Problem, gpmf
+from transforms.recordings.packets import new_packet
 from transforms.recordings.source import FileSource, Source, as_file, as_source
 from transforms.signals import Samples, Signal
 from transforms.telemetry import Track
@@ -114,11 +115,7 @@ class Mp4Channel:
                 raise Unreadable(
                     self.source.name, f"frame {frame} should have {size} bytes, {len(data)} are there"
                 )
-            packet = av.Packet(data)
-            packet.pts = packet.dts = int(self.index.pts[frame])
-            packet.time_base = self.time_base
-            packet.is_keyframe = bool(self.index.key[frame])
-            yield packet
+            yield new_packet(data, int(self.index.pts[frame]), self.time_base, bool(self.index.key[frame]))
 
     @cached_property
     def orientation(self) -> Orientation:
