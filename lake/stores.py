@@ -66,6 +66,10 @@ def _explained(store: Store, key: str, verb: str) -> Iterator[None]:
     except (obs_errors.PreconditionError, obs_errors.AlreadyExistsError) as error:
         raise Conflict(what, "another writer was first", "run it again") from error
     except (obs_errors.PermissionDeniedError, obs_errors.UnauthenticatedError) as error:
+        if "RequestTimeTooSkewed" in str(error):
+            raise StoreDown(
+                what, "the clock of this machine is not that of the store", "set it, for example by NTP"
+            ) from error
         raise StoreDown(
             what, "the store refuses our credentials", "check the keys that the settings name"
         ) from error

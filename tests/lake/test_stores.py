@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +12,8 @@ from lake import stores
 from lake.config import SecretRef, StoreConfig
 from lake.errors import Conflict, NotFound, ReadOnly, StoreDown
 from lake.stores import open_store
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 @pytest.fixture(params=["seaweed", "folder"])
@@ -147,3 +152,18 @@ def test_objects_of_any_size_come_only_while_they_are_what_they_were(make_store,
         stores.put(store, "a", b"another")
         with pytest.raises(Conflict):
             list(stores.stream_matching(store, "a", etag, size))
+
+
+@pytest.mark.parametrize("off", ["+3d", "-3d"])
+def test_a_clock_that_is_off_is_named_and_not_the_keys(store_config, off: str):
+    config = store_config()
+    stores.put(open_store(config), "k", b"v")
+    program = (
+        "import sys; from lake import stores; from lake.config import StoreConfig; "
+        "stores.get(stores.open_store(StoreConfig.model_validate_json(sys.argv[1])), 'k')"
+    )
+    command = [sys.executable, "-c", program, config.model_dump_json()]
+    faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": off, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    ran = subprocess.run(command, env=os.environ | faked, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert "the clock of this machine" in ran.stderr.splitlines()[-1], ran.stderr
