@@ -83,7 +83,13 @@ def for_warm(
 ) -> Near:
     """What a warm of a version takes from peers: it waits for what they are fetching. fetches, cap, last: see Patience."""
     patience = Patience(not last, time.monotonic(), float("inf"), stopped, fetches, cap, last)
-    return lambda want, rows, fd: take(peers, [held], want, rows, fd, patience)
+
+    def near(want: PackWant, rows: list[int], fd: int) -> list[int]:
+        group = peers.view().current
+        others = [] if group is None else sources.beside(group, held, want.pack)
+        return take(peers, [held, *others], want, rows, fd, patience)
+
+    return near
 
 
 def for_reader(peers: Peers, versions: Sequence[str], last: bool = False) -> Near:
@@ -104,19 +110,23 @@ def for_reader(peers: Peers, versions: Sequence[str], last: bool = False) -> Nea
 def take(
     peers: Peers, helds: Sequence[Held], want: PackWant, rows: list[int], fd: int, patience: Patience
 ) -> list[int]:
-    """Take members from peers, checked and written; the rows that are left. Raises OSError when the disk fails."""
+    """Take members from peers, checked and written; the rows that are left. Only those of the first of `helds` are waited for.
+
+    Raises OSError when the disk fails.
+    """
     group = peers.view().current
     if group is None or len(group.nodes) < 2:
         return rows
     asked: set[str] = set()
-    for held in helds:
+    for place, held in enumerate(helds):
         alive = _alive(peers, group, held)
         for ask in sources.order_among(alive, peers.me, held, want.pack):
             if not rows or patience.stopped():
                 return rows
             if ask.node not in asked:
                 asked.add(ask.node)
-                rows = _take_from(peers, ask, want, rows, fd, patience)
+                waits = ask.waits and place == 0
+                rows = _take_from(peers, replace(ask, waits=waits), want, rows, fd, patience)
     return rows
 
 

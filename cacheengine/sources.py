@@ -6,6 +6,7 @@ is gone, the next in the order is the owner. So the store sends each byte once, 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from cacheengine.control.placement import HOLDERS, Candidate, owners, select_nod
 from cacheengine.wire import Group, GroupNode, Held
 
 DEEP = 3  # owners that are asked before the store is
+BESIDE = 4  # warms of the same version whose nodes are asked too
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,12 @@ def order_among(alive: Sequence[GroupNode], me: str, held: Held, pack: str) -> t
             asks.append(Ask(name, address, waits=place < before))
     # who need not fetch it may have it already: asked first, without waiting, it costs a round trip
     return tuple(sorted(asks, key=lambda ask: known[ask.node].draining is False)) if going else tuple(asks)
+
+
+def beside(group: Group, held: Held, pack: str) -> list[Held]:
+    """Where else the version is: what warms with other selectors brought somewhere. A few of them, for each pack others.
+
+    Who is there may have the pack already. It is not waited for: two warms would wait for each other.
+    """
+    others = [one for one in group.held if one.version == held.version and one != held]
+    return sorted(others, key=lambda one: zlib.crc32(f"{pack} {one.nodes}".encode()))[:BESIDE]

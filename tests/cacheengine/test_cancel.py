@@ -1,4 +1,4 @@
-"""A warm on a real node: capped, cancelled on the way, and resumed where it was."""
+"""A warm on a real node: capped, cancelled on the way, and resumed where it was; what comes from peers is capped alike."""
 
 from __future__ import annotations
 
@@ -44,3 +44,11 @@ def test_a_capped_warm_is_cancelled_and_goes_on_where_it_was(group: Nodes, tmp_p
         assert (again.state, again.files_done) == ("done", 200)
     # nothing that was there came again, but for gaps between members that were asked for twice
     assert data.bytes <= group.counter("n1", "store_bytes") < 1.1 * data.bytes
+
+    group.start("n2")
+    with group.control() as control:
+        job = control.warm(WarmRequest(dataset="city", nodes="n2", bandwidth_bps=CAP))
+        wait_until(lambda: control.job(job.id).bytes_done > 0, "the first bytes")
+        assert control.cancel(job.id).state == "cancelled"
+    assert 0 < group.counter("n2", "peer_bytes") < data.bytes
+    assert group.counter("n2", "store_bytes") < 0.1 * data.bytes

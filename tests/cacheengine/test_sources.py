@@ -105,6 +105,17 @@ def test_clients_and_the_dead_are_not_asked_and_selectors_hold() -> None:
         assert sources.order(group, "f", rack, pack) == ()
 
 
+def test_who_holds_the_version_for_another_warm_is_asked_too() -> None:
+    named = [ALL.model_copy(update={"nodes": name}) for name in "abcdefgh"]
+    other = Held(version="b" * 64, nodes="a")
+    group = group_of(*map(member, "abcdefgh")).model_copy(update={"held": (*named, other, SPREAD)})
+    asked = [sources.beside(group, named[0], pack) for pack in PACKS]
+    assert all(len(one) == sources.BESIDE and named[0] not in one and other not in one for one in asked)
+    # for each pack others, so that nobody is asked for all of them
+    times = [sum(held in one for one in asked) for held in named[1:]]
+    assert min(times) > 0.5 * len(PACKS) * sources.BESIDE / len(named)
+
+
 def test_what_was_a_share_is_kept_until_the_group_is_settled() -> None:
     before = Group(generation=4, settled=4, nodes=tuple(map(member, "ab")))
     joined = Group(generation=5, settled=4, nodes=tuple(map(member, "abc")))
