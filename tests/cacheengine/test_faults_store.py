@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from cacheengine import mountapi
 from cacheengine import wanted as wants
 from cacheengine.agent import fetchfs, mounts
 from cacheengine.agent.state import Node, load_state
@@ -100,6 +102,15 @@ def test_a_warm_over_a_bad_store_fails_naming_paths_and_goes_on_after(
     assert seen(mount(node, data), data.files) == {"right": COUNT, "wrong": 0, "error": 0}
 
 
+def test_a_warm_brings_the_names_too(node: Node, proxy: Proxy, data: Dataset) -> None:
+    assert warm(node, data) == "resident"
+    proxy.close()
+    view = mount(node, data)
+    walked = {str(path.relative_to(view)): path.stat().st_size for path in view.rglob("*") if path.is_file()}
+    assert walked == {path: len(content) for path, content in data.files.items()}
+    assert seen(view, data.files) == {"right": COUNT, "wrong": 0, "error": 0}
+
+
 def fetchfs_pid(node: Node, number: int) -> int:
     return int(json.loads((node.config.state_dir / f"fetchfs-{number}.counters").read_text())["pid"])
 
@@ -144,6 +155,39 @@ def test_a_view_heals_when_fetchfs_was_started_by_someone_who_was_then_killed(
     load_state(again_)
     mounts.keep_mounted(again_)
     assert seen(cold, data.files) == {"right": COUNT, "wrong": 0, "error": 0}
+
+
+@pytest.mark.slow
+def test_healing_again_and_again_stacks_no_mounts(node: Node, data: Dataset, tmp_path: Path) -> None:
+    cold, paths, counts = mount(node, data), iter(data.files.items()), set()
+    for _ in range(4):
+        assert seen(cold, dict([next(paths)])) == RIGHT
+        counts.add(sum(each.target.is_relative_to(tmp_path) for each in mountapi.mounts()))
+        for number in range(2):
+            os.kill(fetchfs_pid(node, number), signal.SIGKILL)
+            wait_until(lambda number=number: fetchfs.is_dead(fetchfs.folder(node.config, number)), "its end")  # type: ignore[misc]
+        mounts.keep_mounted(node)
+    assert seen(cold, data.files) == {"right": COUNT, "wrong": 0, "error": 0}
+    assert len(counts) == 1, counts
+
+
+def test_fetchfs_ends_while_a_reader_waits_and_the_reader_ends_too(
+    node: Node, proxy: Proxy, data: Dataset
+) -> None:
+    cold, found = mount(node, data), list[dict[str, int]]()
+    path, content = next(iter(data.files.items()))
+    (cold / path).stat()
+    proxy.fault = "never"
+    reader = threading.Thread(target=lambda: found.append(seen(cold, {path: content})))
+    reader.start()
+    wait_until(lambda: proxy.spoiled, "a request that is not answered")
+    pids = [fetchfs_pid(node, number) for number in range(2)]
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    reader.join(30)
+    assert found == [ERROR]
+    for pid in pids:
+        wait_until(lambda pid=pid: not psutil.pid_exists(pid), "its end")  # type: ignore[misc]
 
 
 def test_fetchfs_killed_heals_by_itself_and_resident_files_never_notice(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cacheengine.wire import WarmRequest
 from lake.config import StoreConfig
 from lake.stores import open_store
 from tests.cacheengine.groups import Nodes
@@ -65,6 +66,11 @@ def generation_of(group: Nodes) -> int:
 
 def test_a_version_is_spread_and_its_shares_follow_the_group(group: Nodes, tmp_path: Path) -> None:
     data = publish_in(group, tmp_path, "spread", 2)
+    with group.control() as control:
+        asked = control.estimate(WarmRequest(dataset=data.name, ref=data.tag, placement="spread", copies=2))
+    # shares, not whole copies
+    assert sum(node.files_missing for node in asked.nodes) == pytest.approx(2 * 240, abs=3)
+    assert sum(node.bytes_missing for node in asked.nodes) == pytest.approx(2 * data.bytes, rel=0.01)
     job = group.warm(data, placement="spread")
     assert (job.state, job.error, job.files_done) == ("done", None, 240)
     held = {name: group.held(name, data) for name in NAMES}

@@ -1,4 +1,5 @@
-"""A version in `spread` while its group changes: a node joins, is drained, leaves, dies; readers compare each byte."""
+"""A version in `spread` while its group changes: nodes join, are drained, leave, die, have a clock that is off, are far away; readers
+compare each byte."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import groups
+from benchmarks import groups, namespaces
 from benchmarks.group import counted
-from cacheengine.wire import WarmRequest
+from cacheengine.control.placement import first_owners
+from cacheengine.wire import SettingRequest, WarmRequest
+from tests.cacheengine.network.delay import delaying
 from tests.cacheengine.network.reader import Readers, reading
 from tests.cacheengine.network.scene import Scene, assert_right, publish_there, scene, tell
 from tests.cacheengine.nodes import Dataset, make_files
@@ -20,6 +23,8 @@ from tests.conftest import wait_until
 
 pytestmark = pytest.mark.slow
 NAMES = ["n1", "n2", "n3"]
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+PEER_PORT = 8802
 
 
 @dataclass
@@ -69,6 +74,10 @@ def until_settled(spread: Spread, members: set[str], start: float) -> float:
     return time.monotonic() - start
 
 
+def alive(spread: Spread, name: str) -> bool:
+    return any(state.alive for state in groups.states(spread.scene.group) if state.node == name)
+
+
 def copies(spread: Spread, names: list[str]) -> dict[str, int]:
     """Pack → how many of these nodes have a record of it."""
     there = [held(spread, name) for name in names]
@@ -107,6 +116,62 @@ def test_a_node_joins_is_drained_and_leaves(spread: Spread) -> None:
     tell("a node is drained, then it leaves", seen, seconds)
 
 
+def test_shares_follow_the_sizes_of_the_disks(spread: Spread) -> None:
+    group, sizes = (
+        spread.scene.group,
+        {name: 8 << 30 for name in NAMES} | {"large": 24 << 30, "small": 2 << 30},
+    )
+    until_settled(spread, set(NAMES), time.monotonic())
+    with readers(spread) as seeing:
+        start = time.monotonic()
+        for name in ("large", "small"):
+            groups.add_node(group, name, quota=sizes[name])
+        groups.start_agents(group, ["large", "small"])
+        seconds = until_settled(spread, set(sizes), start)
+        of = first_owners(list(spread.data.packs), sizes, 2)
+        for name in sizes:
+            mine = {pack for pack, owners in zip(spread.data.packs, of, strict=True) if name in owners}
+            wait_until(lambda name=name, mine=mine: held(spread, name) == mine, f"the share of {name}")  # type: ignore[misc]
+        assert len(held(spread, "small")) < len(held(spread, "large"))
+        for name in ("large", "small"):
+            groups.kill_host(group, name)
+        until_settled(spread, set(NAMES), start)
+        seen = seeing.seen()
+    assert_right(seen)
+    tell("two nodes join, one with a large disk, one with a small one, and die", seen, seconds)
+
+
+def test_a_node_that_flaps_moves_nothing(spread: Spread) -> None:
+    """Dead and alive again three times, never longer than `member_away_s`."""
+    group, flapping = spread.scene.group, spread.scene.group.nodes["n2"].host
+    with groups.asking(group) as control:
+        control.change_setting(SettingRequest(key="member_away_s", value=60))
+    until_settled(spread, set(NAMES), time.monotonic())
+    before, there = counted(group, NAMES), {name: held(spread, name) for name in NAMES}
+    with groups.asking(group) as control:
+        generation = control.members().generation
+    try:
+        with readers(spread, ["n1", "n3"]) as seeing:
+            for _ in range(3):
+                namespaces.cut(flapping)
+                wait_until(lambda: not alive(spread, "n2"), "control to miss it", 30)
+                namespaces.heal(group.network, flapping)
+                start = time.monotonic()
+                wait_until(lambda: alive(spread, "n2"), "control to hear it", 30)
+                seconds = time.monotonic() - start
+            seeing.go_on()
+            seen = seeing.seen()
+    finally:
+        with groups.asking(group) as control:
+            control.change_setting(SettingRequest(key="member_away_s", value=None))
+    assert_right(seen)
+    with groups.asking(group) as control:
+        assert control.members().generation == generation
+    assert {name: held(spread, name) for name in NAMES} == there
+    assert counted(group, NAMES)[0] - before[0] < spread.data.bytes / 10
+    tell("a node flaps three times, its share stays", seen, seconds)
+
+
 def test_the_share_of_a_node_that_died_is_made_anew(spread: Spread) -> None:
     group = spread.scene.group
     until_settled(spread, set(NAMES), time.monotonic())
@@ -122,3 +187,91 @@ def test_the_share_of_a_node_that_died_is_made_anew(spread: Spread) -> None:
         seen = seeing.seen()
     assert_right(seen)
     tell("a node of a spread version: kill -9, its share made anew elsewhere", seen, seconds)
+
+
+def add_with_clock(spread: Spread, name: str, off: str) -> Path:
+    """A node, not started, whose clock is off by what the file says."""
+    node = groups.add_node(spread.scene.group, name)
+    clock = node.folder / "clock"
+    clock.write_text(off)
+    node.environment |= {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    return clock
+
+
+@pytest.mark.parametrize("off", ["+10m", "-10m"])
+def test_a_node_whose_clock_is_off_takes_part(spread: Spread, off: str) -> None:
+    """As far as S3 lets anyone's be: it refuses requests signed more than a quarter of an hour before or after its own time."""
+    group, name = spread.scene.group, f"clock{'ahead' if off[0] == '+' else 'behind'}"
+    until_settled(spread, set(NAMES), time.monotonic())
+    with readers(spread) as seeing:
+        start = time.monotonic()
+        add_with_clock(spread, name, off)
+        groups.start_agents(group, [name])
+        seconds = until_settled(spread, {*NAMES, name}, start)
+        assert held(spread, name)
+        data = spread.scene.warmed[0]
+        job = groups.warm(group, WarmRequest(dataset=data.name, ref=data.tag, nodes=name))
+        assert (job.state, job.failures) == ("done", ())
+        seeing.go_on()
+        groups.kill_host(group, name)
+        until_settled(spread, set(NAMES), start)
+        seen = seeing.seen()
+    assert_right(seen)
+    tell(f"a node joins whose clock is off by {off}", seen, seconds)
+
+
+@pytest.mark.parametrize("off", ["+3d", "-3d"])
+def test_a_clock_that_is_off_by_days_is_named_and_set_right(spread: Spread, off: str) -> None:
+    """The store refuses what such a node signs. It is alive, harms nobody, and takes its share once its clock is right."""
+    group, name = spread.scene.group, f"days{'ahead' if off[0] == '+' else 'behind'}"
+    until_settled(spread, set(NAMES), time.monotonic())
+    with readers(spread) as seeing:
+        clock = add_with_clock(spread, name, off)
+        groups.start_agents(group, [name])
+
+        def failure() -> str:
+            [state] = [state for state in groups.states(group) if state.node == name]
+            assert state.alive
+            return " ".join(each.cause for report in state.versions for each in report.failures)
+
+        wait_until(lambda: "the clock of this machine" in failure(), "its failure")
+        seeing.go_on()
+        clock.write_text("+0")
+        seconds = until_settled(spread, {*NAMES, name}, time.monotonic())
+        assert held(spread, name)
+        seeing.go_on()
+        groups.kill_host(group, name)
+        until_settled(spread, set(NAMES), time.monotonic())
+        seen = seeing.seen()
+    assert_right(seen)
+    tell(f"a node joins whose clock is off by {off}, and it is set right", seen, seconds)
+
+
+def test_a_node_that_is_far_away_takes_part(spread: Spread) -> None:
+    """Its peers reach it through a proxy that keeps each byte for 150 ms."""
+    group = spread.scene.group
+    until_settled(spread, set(NAMES), time.monotonic())
+    with readers(spread) as seeing:
+        start = time.monotonic()
+        proxy = namespaces.add_host(group.network, "proxy")
+        there = f"{proxy.address}:{PEER_PORT}"
+        node = groups.add_node(group, "far", peer_advertise=there)
+        listen = f"{node.host.address}:{PEER_PORT}"
+        config = node.folder / "node.toml"
+        config.write_text(config.read_text() + f'peer_listen = "{listen}"\n')
+        with delaying(proxy, PEER_PORT, (node.host.address, PEER_PORT), 0.15) as passed:
+            groups.start_agents(group, ["far"])
+            seconds = until_settled(spread, {*NAMES, "far"}, start)
+            assert held(spread, "far")
+            wait_until(lambda: passed.bytes > 100_000, "bytes of the far node", 60)
+            seeing.go_on()
+            groups.kill_host(group, "far")
+            seeing.go_on()
+            seen = seeing.seen()
+    assert_right(seen)
+    tell("a node joins whose answers take 150 ms each way, and dies", seen, seconds)
