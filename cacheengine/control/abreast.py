@@ -159,7 +159,7 @@ async def take(running: Running, heartbeat: Heartbeat) -> bool:
         else:
             await _join(running, heartbeat)
     before = service.board.nodes[node].heard.heartbeat
-    known = board.take(service.board, heartbeat, service.now_ns())
+    known = board.take(service.board, heartbeat, service.now_ns(), service.deaf_ns)
     now = service.board.nodes[node].heard
     more = (before.generation, before.mounts) != (now.heartbeat.generation, now.heartbeat.mounts)
     changed = None if more else service.board.dirty.get(node, ())

@@ -51,7 +51,7 @@ class Board:
     wrote between. leased: what the database says that each node has mounted; seen: what it had mounted since that was written.
     shared: nodes that hold the same say the same, which is kept once.
 
-    bells: ring once when the generation of their node changes, or the node comes.
+    bells: ring once when the generation of their node changes, or the node comes. last_ns: when any node was last heard.
     """
 
     started_ns: int
@@ -63,6 +63,10 @@ class Board:
     seen: dict[str, set[Lease]] = field(default_factory=dict)
     bells: dict[str, asyncio.Event] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
+    last_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self.last_ns = max(self.last_ns, self.started_ns)
 
 
 def heard(board: Board, only: Iterable[str] | None = None) -> dict[str, Heard]:
@@ -99,8 +103,17 @@ def _share(board: Board, heartbeat: Heartbeat) -> Heartbeat:
     return heartbeat.model_copy(update={"versions": versions})
 
 
-def take(board: Board, heartbeat: Heartbeat, now_ns: int) -> bool:
-    """A heartbeat of a known node. False: it builds on what is not known here, so all that it proves is that the node lives."""
+def take(board: Board, heartbeat: Heartbeat, now_ns: int, deaf_ns: int) -> bool:
+    """A heartbeat of a known node. False: it builds on what is not known here, so all that it proves is that the node lives.
+
+    Where nobody was heard for longer than `deaf_ns`, or time ran backwards, this service was cut off or its clock was set: that time
+    counts as nobody's silence.
+    """
+    deaf = now_ns - board.last_ns
+    if abs(deaf) > deaf_ns:
+        for name, one in board.nodes.items():
+            board.nodes[name] = one._replace(heard=one.heard._replace(seen_ns=one.heard.seen_ns + deaf))
+    board.last_ns = now_ns
     known = board.nodes[heartbeat.node]
     both = joined(known.heard.heartbeat, _share(board, heartbeat))
     after = known.heard.heartbeat if both is None else both.heartbeat
@@ -109,6 +122,11 @@ def take(board: Board, heartbeat: Heartbeat, now_ns: int) -> bool:
     if after.mounts:
         board.seen.setdefault(heartbeat.node, set()).update(leases(after))
     return both is not None
+
+
+def listening_ns(board: Board, now_ns: int, deaf_ns: int) -> int:
+    """Now, or when this service began to hear nobody: by what it does not hear since it judges no node."""
+    return min(now_ns, board.last_ns + deaf_ns)
 
 
 def is_older(known: Heartbeat, other: Heartbeat) -> bool:
@@ -131,6 +149,7 @@ def apply(board: Board, rows: Mapping[str, Row]) -> None:
     for name, row in rows.items():
         known = board.nodes.get(name)
         seen_ns = max(row.seen_ns, board.started_ns)
+        board.last_ns = max(board.last_ns, seen_ns)
         stored = (row.heartbeat.session, row.heartbeat.number)
         if known is None:
             found = Known(Heard(_share(board, _with(None, row)), seen_ns), row.generation, stored)

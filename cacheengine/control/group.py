@@ -64,7 +64,10 @@ def _shares_of(nodes: Sequence[GroupNode]) -> list[tuple[object, ...]]:
 
 
 def is_settled(group: Group, heard: Mapping[str, Heard]) -> bool:
-    """Whether every share of every spread version is resident, as worked out for this very generation."""
+    """Whether every share of every spread version is resident, as worked out for this very generation. Never where nobody could
+    hold one: who has them keeps them."""
+    if not any(node.alive and not node.draining and node.role in HOLDERS for node in group.nodes):
+        return False
     for held in group.held:
         if held.placement != "spread":
             continue

@@ -60,7 +60,8 @@ def look(service: Service) -> GroupAnswer:
     service.held = (now, held)
     before = kept.group if kept is not None else Group(generation=0)
     away_s = service.chosen.group.member_away_s
-    after = next_group(before, heard, drained, held, service.now_ns(), away_s)
+    listening_ns = board.listening_ns(service.board, service.now_ns(), service.deaf_ns)
+    after = next_group(before, heard, drained, held, listening_ns, away_s)
     if kept is not None and after == before:
         return kept
     with writing(service.engine) as connection:

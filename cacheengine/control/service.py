@@ -54,6 +54,12 @@ class Service:
         stretched = INTERVALS_TO_DIE * interval_s if interval_s > group.heartbeat_interval_s else 0.0
         return Limits(max(group.dead_after_s, stretched), group.dead_grace_s)
 
+    @property
+    def deaf_ns(self) -> int:
+        """Where nobody was heard for so long, it is this service that does not hear; less than what makes anyone lose a share."""
+        least_s = min(self.limits.dead_after_s, self.chosen.group.member_away_s / 2)
+        return int(max(INTERVALS_TO_DIE * self.interval_s, least_s) * 1e9)
+
 
 @dataclass
 class Watch:
