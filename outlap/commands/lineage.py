@@ -19,7 +19,10 @@ SHOWN = 20
 
 def lineage(
     what: Annotated[
-        str | None, typer.Argument(metavar="NAME@TAG|DRIVE", help="A version, a dataset, or a drive.")
+        str | None,
+        typer.Argument(
+            metavar="NAME@TAG|DRIVE", help="A version, a dataset, or a drive (VEHICLE/DRIVE too)."
+        ),
     ] = None,
     run: Annotated[
         str | None,
@@ -44,7 +47,8 @@ def lineage(
     if run is not None:
         found: list[Any] = [_version(config, idc, *key) for key in _of_run(config, idc, run)]
     elif _is_drive(config, idc, str(what)):
-        found = [_drive(config, idc, str(what), vehicle)]
+        owner, _, drive = str(what).rpartition("/")
+        found = [_drive(config, idc, drive, vehicle or owner or None)]
     else:
         from lake.refs import parse
 

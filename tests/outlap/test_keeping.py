@@ -78,6 +78,9 @@ def test_a_drive_is_deleted(place, capsys):
     for drive in ("d1", "d2"):
         cut(store, place, drive, 3)
     made = outlap(capsys, "publish", "a", "--query", "select * from frames")
+    named = outlap(capsys, "lineage", "car/d1")  # as ingest and quarantine name it
+    assert named == outlap(capsys, "lineage", "d1") and named["versions"]
+    assert cli.run(["lineage", "bus/d1"]) == 1
     plan = outlap(capsys, "delete-drive", "car", "d1")
     assert plan["dry_run"] and plan["versions"][0]["old"] == made["version"] and plan["rest"]
     assert outlap(capsys, "show", "a@latest")["files"] == 6
