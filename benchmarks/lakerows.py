@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake import building, catalog, manifests, stores, versions
+from lake import building, catalog, compare, manifests, stores, versions
 from lake.config import StoreConfig
 from lake.manifests import FRAME_COLUMNS, KEY_COLUMNS
 from lake.packs import pack_key
@@ -133,7 +133,7 @@ def _diff(folder: Path, other: str) -> dict[str, float]:
     store, changed = open_folder(folder), 0
     started, cpu = time.perf_counter(), time.process_time()
     old, new = (folder / "old").read_text(), (folder / other).read_text()
-    for step in manifests.differences(store, old, new):
+    for step in compare.differences(store, old, new):
         changed += step.added.num_rows + step.removed.num_rows + step.changed.num_rows
     files = manifests.read_root(store, old).files
     seconds = time.perf_counter() - started

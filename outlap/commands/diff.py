@@ -17,7 +17,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Paths that were added, removed or changed from the first version to the second. Equal parts are not opened."""
-    from lake import manifests
+    from lake import compare
     from lake.config import load_config
     from lake.refs import parse, resolve
     from lake.stores import lake_store
@@ -26,7 +26,7 @@ def diff(
     versions = [resolve(store, *parse(name)).version for name in (old, new)]
     counts = {"added": 0, "removed": 0, "changed": 0}
     lists: dict[str, list[str]] = {kind: [] for kind in counts}
-    for step in manifests.differences(store, *versions):
+    for step in compare.differences(store, *versions):
         for kind, rows in (("added", step.added), ("removed", step.removed), ("changed", step.changed)):
             counts[kind] += rows.num_rows
             if as_json:

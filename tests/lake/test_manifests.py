@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lake import building, manifests, packs, stores
+from lake import building, compare, manifests, packs, stores
 from lake.canonical import blake3_hex, canonical_json
 from lake.config import StoreConfig
 from lake.errors import Corrupt, Refused
@@ -323,7 +323,7 @@ def test_a_difference_is_that_of_the_dictionaries(tmp_path_factory, old, new):
             version, root = manifests.make_root(kinds, [built.part for built in parts])
             stores.put_if_absent(store, manifests.root_key(version), root)
             versions.append(version)
-    found = manifests.diff(store, *versions)
+    found = compare.diff(store, *versions)
     assert found.added["path"].to_pylist() == sorted(new.keys() - old.keys(), key=str.encode)
     assert found.removed["path"].to_pylist() == sorted(old.keys() - new.keys(), key=str.encode)
     both = sorted((name for name in new.keys() & old.keys() if new[name] != old[name]), key=str.encode)
@@ -336,7 +336,7 @@ def test_equal_parts_are_not_opened(make_folder_store):
     shared, one, two = rows(["a", "b"]), rows(["c"]), rows(["c", "d"])
     old, new = put_root(store, [shared, one]), put_root(store, [shared, two])
     stores.delete(store, manifests.part_key(manifests.canonical_columns_id(shared)))
-    assert manifests.diff(store, old, new).added["path"].to_pylist() == ["d"]
+    assert compare.diff(store, old, new).added["path"].to_pylist() == ["d"]
 
 
 def test_changed_bytes_under_a_name_are_found(make_folder_store):

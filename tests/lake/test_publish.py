@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pytest
 
-from lake import catalog, manifests, packs, publish, refs, stores, sync, versions
+from lake import catalog, compare, packs, publish, refs, stores, sync, versions
 from lake.canonical import blake3_hex
 from lake.errors import Conflict, Corrupt, NotFound, Refused
 from lake.packs import pack_key
@@ -81,7 +81,7 @@ def test_a_version_is_its_files_and_comes_again_with_the_same_id(make_store, tmp
     assert [ref.tag for ref in refs.list_refs(store, "city")] == ["v1", "v2", "latest", "night"]
     assert refs.resolve(store, "city").version == second.version
     assert refs.resolve(store, "city", first.version[:8]).tag == "v1"
-    found = manifests.diff(store, first.version, second.version)
+    found = compare.diff(store, first.version, second.version)
     assert (found.added.num_rows, found.removed.num_rows, found.changed.num_rows) == (20, 0, 0)
     assert versions.verify(store, second.version, tmp_path).problems == ()
     # another store, another time: the same id

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from lake import holdings, manifests, refs
+from lake import compare, holdings, manifests, refs
 from lake.refs import LATEST, NUMBERED, Ref
 from outlap_airflow.pages.asking import FOREVER, Answer
 from outlap_airflow.pages.sources import FRESH_S, LIMIT_S, Sources, read_changed
@@ -136,7 +136,7 @@ def _count(src: Sources, idc: str, old: str, new: str, most: float) -> dict[str,
     if rows > most:
         return {"state": "large", "rows": rows}
     sums = {kind: {"files": 0, "bytes": 0} for kind in ("added", "removed", "changed")}
-    for step in manifests.differences(store, old, new):
+    for step in compare.differences(store, old, new):
         for kind, table in (("added", step.added), ("removed", step.removed), ("changed", step.changed)):
             sums[kind]["files"] += table.num_rows
             sums[kind]["bytes"] += pc.sum(table["size"]).as_py() or 0

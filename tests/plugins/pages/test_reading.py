@@ -10,7 +10,7 @@ from outlap_airflow.pages import datasets, history, quarantine, synclag
 from outlap_airflow.pages.listing import Asking
 from outlap_airflow.pages.sources import Memory, Sources
 
-from lake import manifests, refs, stores, sync
+from lake import compare, manifests, refs, stores, sync
 from lake.config import load_config
 from lake.errors import NotFound, StoreDown
 from lake.stores import Store
@@ -82,7 +82,7 @@ def test_versions_tell_what_changed_as_a_diff_of_their_rows_does(lakes: Lakes) -
     assert rows[-1]["changes"] == {"state": "first"}
     for row in rows[:-1]:
         sums = {kind: [0, 0] for kind in ("added", "removed", "changed")}
-        for step in manifests.differences(lakes.a, row["before"], row["version"]):
+        for step in compare.differences(lakes.a, row["before"], row["version"]):
             for kind in sums:
                 table = getattr(step, kind)
                 sums[kind][0] += table.num_rows

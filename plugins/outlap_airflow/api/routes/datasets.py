@@ -181,11 +181,11 @@ def diff(
 
 def diff_lines(store: Any, old: str, new: str, limit: int) -> Iterator[str]:
     """Lines of NDJSON: DiffLine each. Memory: a part of each side. An error ends the stream with a line that says so."""
-    from lake import manifests
+    from lake import compare
 
     counts, sent = {"added": 0, "removed": 0, "changed": 0}, 0
     try:
-        for step in manifests.differences(store, old, new):
+        for step in compare.differences(store, old, new):
             for kind, rows in (("added", step.added), ("removed", step.removed), ("changed", step.changed)):
                 counts[kind] += rows.num_rows
                 shown = rows.slice(0, max(0, limit - sent))
