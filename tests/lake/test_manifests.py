@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -154,6 +156,7 @@ def with_row(table, **values):
     return table
 
 
+DOCS = Path(__file__).parents[2] / "docs" / "publish.md"
 THREE = ["a", "b", "c"]
 HOSTILE = {
     "escapes": ({"path": "b/../../etc"}, "row 1, the path .*no plain relative path"),
@@ -179,13 +182,25 @@ HOSTILE = {
 }
 
 
+def told(kind, name, error):
+    """The row of docs/publish.md: what is long is cut, ids are left out."""
+    why = re.sub(r"^the part [0-9a-f]{12}: ", "", error.why)
+    why = re.sub(r"(/b|.|\\xff)\1{20,}", r"\1…", re.sub(r"'[0-9a-f]{64}'", "…", why))
+    return f"| {kind}: {name} | {why.replace('|', chr(92) + '|')} |"
+
+
+def check_page(row):
+    assert row in DOCS.read_text(encoding="utf-8"), f"docs/publish.md shows another message: {row}"
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_parts_are_refused_with_the_row(make_folder_store, name):
     changes, says = HOSTILE[name]
     store = make_folder_store()
     part = hostile(store, with_row(rows(THREE), **changes))
-    with pytest.raises(Corrupt, match=says):
+    with pytest.raises(Corrupt, match=says) as caught:
         manifests.read_part(store, part)
+    check_page(told("part", name, caught.value))
 
 
 def test_hostile_columns_are_refused(make_folder_store):
@@ -259,8 +274,9 @@ def test_hostile_roots_are_refused(make_folder_store, name):
     tables = [rows(["a", "b"]), rows(["c", "d"])]
     good = put_root(store, tables)
     assert pa.concat_tables(manifests.read_parts(store, manifests.read_root(store, good))).num_rows == 4
-    with pytest.raises(Corrupt, match=says):
+    with pytest.raises(Corrupt, match=says) as caught:
         list(manifests.read_parts(store, manifests.read_root(store, put_root(store, tables, change))))
+    check_page(told("root", name, caught.value))
 
 
 def test_json_that_is_not_canonical_is_no_root(make_folder_store):
