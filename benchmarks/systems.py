@@ -67,7 +67,7 @@ def view(
         tag="v1",
         version=version.want.version,
         target=target,
-        rows=version.want.rows,
+        rows=version.want.index,
         packs=packs,
         devices=devices,
         state=state,

@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pyfuse3
 
 from cacheengine import fuseserve
 from cacheengine.errors import FetchFailed
 from cacheengine.fuseserve import Work
 from cacheengine.image import Attributes, split_paths
+from cacheengine.wanted import read_rows
 from lake.errors import Corrupt
 
 Ints = npt.NDArray[np.int64]
@@ -53,14 +53,14 @@ class Tree:
 
 
 def read_tree(rows: Path, packs: Sequence[str]) -> Tree:
-    """The tree of a Parquet file with the columns path, size, pack, offset, sorted by path. Raises Refused, Corrupt."""
+    """The tree of rows (wanted.read_rows) with path, size, pack, offset, sorted by path. Raises Refused, Corrupt."""
     known = pa.array(list(packs), pa.string())
     codes, place = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     size, offset = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     paths = [pa.array([], pa.large_binary())]
     found: dict[bytes, int] = {}
-    with pq.ParquetFile(rows) as file:
-        for batch in file.iter_batches(1 << 16, columns=["path", "size", "pack", "offset"]):
+    for table in read_rows(rows, ["path", "size", "pack", "offset"]):
+        for batch in table.to_batches(1 << 16):
             devices = pc.index_in(batch["pack"].cast(pa.string()), known)
             if devices.null_count or batch["size"].null_count or batch["offset"].null_count:
                 raise Corrupt(_ROWS, "a file has no size, or lies in no pack that was named", "publish again")
@@ -337,7 +337,9 @@ def serve(
 def main(arguments: Sequence[str] | None = None) -> int:
     """python -m cacheengine.tree: the options of fuseserve, the rows and the devices."""
     parser = fuseserve.options("cacheengine.tree", __doc__ or "")
-    parser.add_argument("--rows", type=Path, required=True, help="Parquet: path, size, pack, offset")
+    parser.add_argument(
+        "--rows", type=Path, required=True, help="path, size, pack, offset: Parquet, or an index of a version"
+    )
     parser.add_argument("--devices", type=Path, required=True, help="JSON list of [pack id, path]")
     parser.add_argument("--fetchfs", type=Path, help="folder of the packs that are not local")
     parser.add_argument("--uid", type=int, default=0)

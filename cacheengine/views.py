@@ -18,8 +18,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import structlog
 from blake3 import blake3
 
@@ -27,6 +25,7 @@ from cacheengine import mountapi
 from cacheengine.backends import Backend as Backend  # part of what a view says of itself
 from cacheengine.errors import Busy, MountFailed
 from cacheengine.image import PLAIN, Attributes, build_image, device_sizes
+from cacheengine.wanted import read_rows
 from lake.errors import Refused
 
 _STARTS_WITHIN_S = 120
@@ -40,7 +39,7 @@ log = structlog.get_logger()
 class ViewPlan:
     """What to mount where.
 
-    rows: Parquet with path, size, pack, offset, sorted by path. packs: ids, each with the path of its device in `devices`: the
+    rows: for wanted.read_rows: path, size, pack, offset, sorted by path. packs: ids, each with the path of its device in `devices`: the
     pack in the cache when every member that the rows name is resident, else `<fetchfs>/<pack id>.tar`. state: folder for
     images and records, on a plain disk file system. fetchfs: its mount point (None when all packs are local). attributes: owner,
     mode and time of the whole tree.
@@ -146,10 +145,8 @@ def _prepare_target(target: Path, known: View | None) -> None:
 
 
 def _build(image: Path, plan: ViewPlan) -> None:
-    with pq.ParquetFile(plan.rows) as file:
-        batches = file.iter_batches(1 << 16, columns=["path", "size", "pack", "offset"])
-        tables = (pa.Table.from_batches([batch]) for batch in batches)
-        build_image(image, tables, plan.packs, **asdict(plan.attributes))
+    tables = read_rows(plan.rows, ["path", "size", "pack", "offset"])
+    build_image(image, tables, plan.packs, **asdict(plan.attributes))
 
 
 def _check_devices(sizes: Sequence[int], plan: ViewPlan) -> None:

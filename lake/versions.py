@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,13 @@ def rows(store: Store, version: str) -> Iterator[pa.Table]:
     lies inside a pack of this version.
     """
     root, available = read_whole(store, version)
-    for place, table in enumerate(read_parts(store, root)):
+    yield from rows_of(store, root, available, range(len(root.parts)))
+
+
+def rows_of(store: Store, root: Root, available: Available, places: Sequence[int]) -> Iterator[pa.Table]:
+    """What `rows` gives of the parts at some places, ascending, checked against each other as far as they are read."""
+    some = replace(root, parts=tuple(root.parts[place] for place in places))
+    for place, table in zip(places, read_parts(store, some), strict=True):
         yield _located(store, root, available, place, table)
 
 

@@ -25,6 +25,7 @@ from cacheengine.agent.state import MountRecord, Node, note_mounted, save_mounts
 from cacheengine.errors import Busy
 from cacheengine.have import Mask
 from cacheengine.image import Attributes
+from cacheengine.segments import ROWS
 from cacheengine.views import ViewPlan
 from cacheengine.wanted import Want
 from cacheengine.wire import MountAnswer, MountReport, MountRequest, Owner
@@ -130,7 +131,7 @@ def _mount(node: Node, report: MountReport, only_warm: bool, owner: Owner, why: 
     )
     with _leased(node, record):
         masks = {part.pack: packcache.resident(node.cache, part) for part in wants.read_packs(want)}
-        rows, files, size = want.rows, want.files, want.bytes
+        rows, files, size = want.index, want.files, want.bytes
         if only_warm:
             rows, files, size = _warm_rows(node, want, masks, report.target)
             packs = tuple(pack for pack in packs if masks[pack].any())
@@ -218,11 +219,10 @@ def _warm_rows(node: Node, want: Want, masks: dict[str, Mask], target: str) -> t
     chosen = pa.array(paths, pa.string())
     out = warm_rows_path(node, target)
     part_file, files, size = out.with_suffix(".tmp"), 0, 0
-    with pq.ParquetFile(want.rows) as source, pq.ParquetWriter(part_file, source.schema_arrow) as writer:
-        for batch in source.iter_batches(1 << 18):
-            table = pa.Table.from_batches([batch])
+    with pq.ParquetWriter(part_file, ROWS) as writer:
+        for table in wants.read_rows(want.index, ROWS.names):
             table = table.filter(pc.is_in(table["path"], chosen))
-            writer.write_table(table)
+            writer.write_table(table.cast(ROWS))
             files, size = files + table.num_rows, size + int(pc.sum(table["size"]).as_py() or 0)
     part_file.replace(out)
     return out, files, size

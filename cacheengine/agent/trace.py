@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cacheengine import tracing
 from cacheengine import wanted as wants
@@ -91,12 +90,11 @@ def _location(node: Node, record: MountRecord, inside: str) -> tuple[str, int, i
     want = wants.load_want(node.config.views, version)
     if want is None:
         raise NotFound(f"the rows of version {version[:12]}", "they are not on this node", "mount it again")
-    with pq.ParquetFile(want.rows) as file:
-        for batch in file.iter_batches(1 << 18, columns=["path", "pack", "offset", "size"]):
-            found = batch.filter(pc.equal(batch["path"], inside))
-            if found.num_rows:
-                row = found.to_pylist()[0]
-                return str(row["pack"]), int(row["offset"]), int(row["size"])
+    for table in wants.read_rows(want.index, ["path", "pack", "offset", "size"]):
+        found = table.filter(pc.equal(table["path"], inside))
+        if found.num_rows:
+            row = found.to_pylist()[0]
+            return str(row["pack"]), int(row["offset"]), int(row["size"])
     raise NotFound(f"{inside[:200]} in version {version[:12]}", "it has no such file", "name one that it has")
 
 
