@@ -41,6 +41,7 @@ def measured(phase, folder, rows):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # two minutes on a machine that does nothing else
 def test_ten_million_rows_fit_a_gibibyte(tmp_path, monkeypatch):
     monkeypatch.setenv("OUTLAP_HOME", str(tmp_path / "no-home"))
     for phase in ("build", "build-other", "verify", "diff-all", "catalog", "query"):
