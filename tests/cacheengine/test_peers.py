@@ -289,7 +289,7 @@ def test_a_peer_that_creeps_is_left_out_and_asked_when_nobody_else_has_the_bytes
     assert is_right(published, last)
     # and a reader
     part, through = published.part(), ReadThrough(
-        cache_at(tmp_path / "reader"), gone.store, published.want.rows.parent, near=known
+        cache_at(tmp_path / "reader"), gone.store, published.want.index.parent, near=known
     )  # fmt: skip
     assert len(through.read(part.pack, int(part.offset[0]), int(part.length[0]))) == part.length[0]
     through.close()
@@ -356,7 +356,7 @@ def test_a_hostile_peer_costs_time_and_no_more(
         assert is_right(published, mine)
         # a reader of the same, whose cache is empty
         through = ReadThrough(
-            cache_at(tmp_path / "c"), published.store, published.want.rows.parent, near=known
+            cache_at(tmp_path / "c"), published.store, published.want.index.parent, near=known
         )
         for row in range(4):
             start, length = int(part.offset[row]), int(part.length[row])
