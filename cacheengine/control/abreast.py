@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+import structlog
 from starlette.concurrency import run_in_threadpool
 
 from cacheengine.control import activejobs, board, changes, jobstore, nodestore, settingstore
@@ -20,6 +21,8 @@ from cacheengine.wire import Heartbeat
 
 T = TypeVar("T")
 MOST_JOINING = 50
+
+log = structlog.get_logger("outlap.control")
 
 
 class _News(NamedTuple):
@@ -67,7 +70,7 @@ async def _refresh(service: Service) -> None:
     news = await run_in_threadpool(_read, service)
     if news is None:
         return
-    board.apply(service.board, news.nodes)
+    board.apply(service.board, news.nodes, service.deaf_ns)
     if news.names is not None:
         board.drop(service.board, service.board.nodes.keys() - news.names)
     if news.leases is not None:
@@ -159,7 +162,10 @@ async def take(running: Running, heartbeat: Heartbeat) -> bool:
         else:
             await _join(running, heartbeat)
     before = service.board.nodes[node].heard.heartbeat
-    known = board.take(service.board, heartbeat, service.now_ns(), service.deaf_ns)
+    now_ns, last_ns = service.now_ns(), service.board.last_ns
+    if abs(now_ns - last_ns) > service.deaf_ns:
+        log.warning("nobody_heard", seconds=round((now_ns - last_ns) / 1e9, 1))
+    known = board.take(service.board, heartbeat, now_ns, service.deaf_ns)
     now = service.board.nodes[node].heard
     more = (before.generation, before.mounts) != (now.heartbeat.generation, now.heartbeat.mounts)
     changed = None if more else service.board.dirty.get(node, ())
@@ -178,7 +184,7 @@ async def _join(running: Running, heartbeat: Heartbeat) -> None:
         if waiting:
             revision, new = await run_in_threadpool(_take_on, service, waiting)
             if service.board.revisions.get("nodes") == revision - 1 and len(new) == len(waiting):
-                board.apply(service.board, new)
+                board.apply(service.board, new, service.deaf_ns)
                 service.board.revisions["nodes"] = revision
             else:
                 await _refresh(service)

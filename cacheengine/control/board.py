@@ -109,10 +109,8 @@ def take(board: Board, heartbeat: Heartbeat, now_ns: int, deaf_ns: int) -> bool:
     Where nobody was heard for longer than `deaf_ns`, or time ran backwards, this service was cut off or its clock was set: that time
     counts as nobody's silence.
     """
-    deaf = now_ns - board.last_ns
-    if abs(deaf) > deaf_ns:
-        for name, one in board.nodes.items():
-            board.nodes[name] = one._replace(heard=one.heard._replace(seen_ns=one.heard.seen_ns + deaf))
+    if abs(now_ns - board.last_ns) > deaf_ns:
+        _pass_over(board, now_ns - board.last_ns)
     board.last_ns = now_ns
     known = board.nodes[heartbeat.node]
     both = joined(known.heard.heartbeat, _share(board, heartbeat))
@@ -122,6 +120,11 @@ def take(board: Board, heartbeat: Heartbeat, now_ns: int, deaf_ns: int) -> bool:
     if after.mounts:
         board.seen.setdefault(heartbeat.node, set()).update(leases(after))
     return both is not None
+
+
+def _pass_over(board: Board, gap_ns: int) -> None:
+    for name, one in board.nodes.items():
+        board.nodes[name] = one._replace(heard=one.heard._replace(seen_ns=one.heard.seen_ns + gap_ns))
 
 
 def listening_ns(board: Board, now_ns: int, deaf_ns: int) -> int:
@@ -144,12 +147,15 @@ def beaten(board: Board, rows: Mapping[str, Row]) -> set[str]:
     }
 
 
-def apply(board: Board, rows: Mapping[str, Row]) -> None:
-    """Let in what the database says of nodes, where it is news."""
+def apply(board: Board, rows: Mapping[str, Row], deaf_ns: int) -> None:
+    """Let in what the database says of nodes, where it is news. deaf_ns: as in `take`."""
+    last_ns = max((row.seen_ns for row in rows.values()), default=0)
+    if last_ns - board.last_ns > deaf_ns:
+        _pass_over(board, last_ns - board.last_ns)
+    board.last_ns = max(board.last_ns, last_ns)
     for name, row in rows.items():
         known = board.nodes.get(name)
         seen_ns = max(row.seen_ns, board.started_ns)
-        board.last_ns = max(board.last_ns, seen_ns)
         stored = (row.heartbeat.session, row.heartbeat.number)
         if known is None:
             found = Known(Heard(_share(board, _with(None, row)), seen_ns), row.generation, stored)

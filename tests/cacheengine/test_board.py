@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cacheengine.control import board
-from cacheengine.control.board import Board, Known
+from cacheengine.control.board import Board, Known, Row
 from cacheengine.control.group import next_group
 from cacheengine.control.jobs import Heard
 from cacheengine.wire import DirReport, Group, Heartbeat, Held
@@ -14,7 +14,7 @@ S, DEAF_S, AWAY_S = 10**9, 15, 60
 SPREAD = Held(version="a" * 64, placement="spread")
 
 
-def beat(node: str) -> Heartbeat:
+def beat(node: str, number: int = 0) -> Heartbeat:
     directory = DirReport(path="/c", medium="ssd", quota=100, used=0, free_on_disk=100)
     return Heartbeat(
         node=node,
@@ -24,6 +24,7 @@ def beat(node: str) -> Heartbeat:
         agent_version="1",
         boot_id="b",
         generation=0,
+        number=number,
         dirs=(directory,),
     )
 
@@ -54,6 +55,13 @@ def test_a_service_that_heard_nobody_moves_nothing(away_s: int) -> None:
     for later, node in enumerate("abc"):
         take(known, node, 10**6 + away_s + later)
         assert look(known, group, 10**6 + away_s + later) == group
+
+
+def test_it_is_the_same_when_another_service_or_a_new_node_is_heard_first() -> None:
+    known = heard_at(10**6, "a", "b")
+    group = look(known, Group(generation=0), 10**6)
+    board.apply(known, {"b": Row(beat("b", 1), (10**6 + 100) * S, 0, {})}, DEAF_S * S)
+    assert look(known, group, 10**6 + 101) == group
 
 
 def test_one_that_stopped_is_missed_and_stays_so_when_others_pause() -> None:

@@ -166,6 +166,7 @@ def test_control_hears_nobody_for_long_and_nothing_moves(spread: Spread) -> None
         seeing.go_on()
         seen = seeing.seen()
     assert_right(seen)
+    assert "nobody_heard" in (group.folder / "control.log").read_text()
     with groups.asking(group) as control:
         assert control.members().generation == generation
     assert all(held(spread, name) >= there[name] for name in NAMES)
