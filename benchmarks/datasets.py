@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cacheengine import fetch, packcache, reserving, wanted
+from cacheengine import wanted
+from cacheengine.fetching import fetch
 from cacheengine.node import CacheDirConfig
-from cacheengine.packcache import Cache
-from cacheengine.reserving import Need
+from cacheengine.packs import packcache, reserving
+from cacheengine.packs.packcache import Cache
+from cacheengine.packs.reserving import Need
 from cacheengine.wanted import Want
 from lake.assemblies import OpenNamed
 from lake.config import StoreConfig

@@ -25,7 +25,8 @@ from benchmarks import report as reports
 from benchmarks.groups import Group
 from benchmarks.read import ended_by_signals, folders
 from benchmarks.report import Plot, Report, Row, row
-from cacheengine import fetch, wanted
+from cacheengine import wanted
+from cacheengine.fetching import fetch
 from cacheengine.wire import WarmRequest
 from lake.errors import Explained
 from lake.packs import put_pack, write_pack

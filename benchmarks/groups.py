@@ -26,8 +26,8 @@ import tomli_w
 from benchmarks import namespaces
 from benchmarks.namespaces import Host, Network
 from benchmarks.rivals import program
-from cacheengine import mountapi
 from cacheengine.client import AgentClient, Control
+from cacheengine.views import mountapi
 from cacheengine.wire import Job, MountRequest, NodeState, VersionReport, WarmRequest
 from lake.errors import Explained
 from lake.stores import Store

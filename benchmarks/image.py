@@ -27,8 +27,8 @@ import pyarrow.compute as pc
 
 from benchmarks import report
 from benchmarks.report import Report, Row, row
-from cacheengine import image, mountapi
 from cacheengine.errors import MountFailed
+from cacheengine.views import image, mountapi
 from lake.errors import Explained
 
 STEP = 1 << 17

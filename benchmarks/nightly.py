@@ -18,10 +18,12 @@ import pyarrow as pa
 from benchmarks import datasets, lakestore
 from benchmarks.counted import Count, counting
 from benchmarks.report import Report, Row, machine, row
-from cacheengine import fetch, packcache, reserving, wanted
+from cacheengine import wanted
 from cacheengine.control import totals
-from cacheengine.packcache import Cache
-from cacheengine.reserving import Need
+from cacheengine.fetching import fetch
+from cacheengine.packs import packcache, reserving
+from cacheengine.packs.packcache import Cache
+from cacheengine.packs.reserving import Need
 from lake import catalog, packs, stores
 from lake.config import SecretRef, StoreConfig
 from lake.publish import Published, publish_query

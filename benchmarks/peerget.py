@@ -24,12 +24,14 @@ from statistics import median
 
 from benchmarks import rivals
 from benchmarks.report import Row, row
-from cacheengine import fetch, packcache, peerclient
-from cacheengine.have import Heads, Ints
+from cacheengine.fetching import fetch
 from cacheengine.node import CacheDirConfig
-from cacheengine.packcache import Cache
-from cacheengine.peerclient import Connections
-from cacheengine.peerserver import PeerServer, Served
+from cacheengine.packs import packcache
+from cacheengine.packs.have import Heads, Ints
+from cacheengine.packs.packcache import Cache
+from cacheengine.peers import peerclient
+from cacheengine.peers.peerclient import Connections
+from cacheengine.peers.peerserver import PeerServer, Served
 from cacheengine.wanted import PackWant
 from lake.errors import Explained
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cacheengine import mountapi
+from cacheengine.views import mountapi
 from lake.errors import Explained, NotFound
 
 _STARTS_WITHIN_S = 30.0

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from benchmarks import datasets, reader, rivals
 from benchmarks.datasets import Version
-from cacheengine import mountapi, views
 from cacheengine.agent import fetchfs as processes
 from cacheengine.node import NodeConfig, write_node_file
-from cacheengine.packcache import Cache
-from cacheengine.views import Backend, ViewPlan
+from cacheengine.packs.packcache import Cache
+from cacheengine.views import mountapi, views
+from cacheengine.views.views import Backend, ViewPlan
 from lake.errors import Explained
 
 KERNEL, LOOP, TREE = "kernel view", "loop view", "pyfuse3 tree"

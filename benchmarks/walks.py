@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import reader, rivals, systems
 from benchmarks.report import Row, row
 from benchmarks.systems import JUICEFS, JUICEFS_AS_IT_IS, KERNEL, TREE, Say, System
-from cacheengine.views import ViewPlan
+from cacheengine.views.views import ViewPlan
 
 IN_A_FOLDER = 200
 # in JuiceFS' dump: seconds since the epoch, any will do

@@ -19,7 +19,8 @@ from benchmarks import datasets, rivals
 from benchmarks.datasets import Version
 from benchmarks.report import Row, row
 from benchmarks.systems import JUICEFS, Say
-from cacheengine import fetch, metrics, wanted
+from cacheengine import metrics, wanted
+from cacheengine.fetching import fetch
 from lake import stores
 from lake.packs import pack_key
 from lake.versions import read_available

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cacheengine import crashpoints, segments
-from cacheengine.have import Have, Heads, Ints, Mask, make
+from cacheengine.packs.have import Have, Heads, Ints, Mask, make
 from cacheengine.segments import Segment
 from lake import keptfiles, versions
 from lake.canonical import is_hash

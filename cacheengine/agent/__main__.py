@@ -18,13 +18,11 @@ from urllib.parse import urlsplit
 import structlog
 import uvicorn
 
-from cacheengine import disks
 from cacheengine.agent import heartbeat, membership, mounts, reconcile, residency, room, scrub, upkeep
 from cacheengine.agent.api import make_app
 from cacheengine.agent.state import Node, load_state
 from cacheengine.client import Control
 from cacheengine.errors import Busy
-from cacheengine.have import write_durably
 from cacheengine.node import (
     NodeConfig,
     client_tokens,
@@ -35,9 +33,11 @@ from cacheengine.node import (
     store_opener,
     write_node_file,
 )
-from cacheengine.packcache import open_cache
-from cacheengine.peerserver import PeerServer, Served
-from cacheengine.peertls import client_tls, server_tls
+from cacheengine.packs import disks
+from cacheengine.packs.have import write_durably
+from cacheengine.packs.packcache import open_cache
+from cacheengine.peers.peerserver import PeerServer, Served
+from cacheengine.peers.peertls import client_tls, server_tls
 from lake.config import Config, load_config
 from lake.errors import Explained, Refused
 

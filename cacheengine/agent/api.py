@@ -12,11 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from cacheengine import metrics, packcache
+from cacheengine import metrics
 from cacheengine.agent import mounts, trace
 from cacheengine.agent.state import Node
 from cacheengine.answers import body_of, status_of
 from cacheengine.errors import Unauthorised
+from cacheengine.packs import packcache
 from cacheengine.wire import (
     MountAnswer,
     MountReport,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import structlog
 
-from cacheengine import mountapi, views
 from cacheengine.node import NodeConfig
+from cacheengine.views import mountapi, views
 from lake.errors import Explained
 
 log = structlog.get_logger()
@@ -70,7 +70,7 @@ def start(config: NodeConfig, number: int) -> subprocess.Popen[bytes]:
     name = f"fetchfs-{number}"
     mountapi.unmount(folder(config, number), lazy=True)
     process = views.start_daemon(
-        "cacheengine.fetchfs",
+        "cacheengine.ondemand.fetchfs",
         folder(config, number),
         ["--node-config", str(config.file), "--name", name],
         config.state_dir / f"{name}.log",

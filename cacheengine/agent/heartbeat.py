@@ -14,10 +14,11 @@ from typing import Any
 
 import structlog
 
-from cacheengine import metrics, packcache, reporting
+from cacheengine import metrics, reporting
 from cacheengine.agent.mounts import images
 from cacheengine.agent.state import Node, take_desired
 from cacheengine.client import Control
+from cacheengine.packs import packcache
 from cacheengine.wire import Heartbeat
 from lake.errors import Explained, NotFound
 

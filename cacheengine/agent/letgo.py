@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import structlog
 
-from cacheengine import crashpoints, disks, eviction, metrics, packcache
-from cacheengine import have as haves
+from cacheengine import crashpoints, metrics
 from cacheengine import wanted as wants
 from cacheengine.agent import ages, shares
 from cacheengine.agent.state import (
@@ -22,8 +21,10 @@ from cacheengine.agent.state import (
     saved_wants,
     steady_ns,
 )
-from cacheengine.eviction import Key
-from cacheengine.have import Have
+from cacheengine.packs import disks, eviction, packcache
+from cacheengine.packs import have as haves
+from cacheengine.packs.eviction import Key
+from cacheengine.packs.have import Have
 from cacheengine.wanted import Want
 from cacheengine.wire import Failure
 

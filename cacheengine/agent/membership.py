@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import structlog
 
-from cacheengine import groupview
 from cacheengine.agent.state import Node
 from cacheengine.client import Control
+from cacheengine.peers import groupview
 from cacheengine.wire import Group, GroupAnswer
 from lake.config import read_secret
 from lake.errors import Explained

@@ -18,15 +18,17 @@ import pyarrow.parquet as pq
 import structlog
 from blake3 import blake3
 
-from cacheengine import backends, metrics, packcache, reserving, views
+from cacheengine import metrics
 from cacheengine import wanted as wants
 from cacheengine.agent import fetchfs, scrub
 from cacheengine.agent.state import MountRecord, Node, note_mounted, save_mounts
 from cacheengine.errors import Busy
-from cacheengine.have import Mask
-from cacheengine.image import Attributes
+from cacheengine.packs import packcache, reserving
+from cacheengine.packs.have import Mask
 from cacheengine.segments import ROWS
-from cacheengine.views import ViewPlan
+from cacheengine.views import backends, views
+from cacheengine.views.image import Attributes
+from cacheengine.views.views import ViewPlan
 from cacheengine.wanted import Want
 from cacheengine.wire import MountAnswer, MountReport, MountRequest, Owner
 from lake import refs

@@ -12,7 +12,7 @@ import structlog
 from cacheengine import metrics
 from cacheengine.agent import letgo, residency, room
 from cacheengine.agent.state import Node, Status, mounted_versions, steady_ns
-from cacheengine.eviction import Key
+from cacheengine.packs.eviction import Key
 from cacheengine.wire import Failure
 from lake.errors import Explained
 

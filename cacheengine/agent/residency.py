@@ -10,8 +10,7 @@ from functools import partial
 import numpy as np
 import structlog
 
-from cacheengine import crashpoints, fetch, giveway, metrics, packcache, peers, reserving, throttle
-from cacheengine import have as haves
+from cacheengine import crashpoints, metrics
 from cacheengine import wanted as wants
 from cacheengine.agent import letgo, shares
 from cacheengine.agent.state import (
@@ -21,9 +20,13 @@ from cacheengine.agent.state import (
     resident_of,
     steady_ns,
 )
-from cacheengine.eviction import Key
-from cacheengine.fetch import Sources
-from cacheengine.reserving import Need, give_back
+from cacheengine.fetching import fetch, giveway, throttle
+from cacheengine.fetching.fetch import Sources
+from cacheengine.packs import have as haves
+from cacheengine.packs import packcache, reserving
+from cacheengine.packs.eviction import Key
+from cacheengine.packs.reserving import Need, give_back
+from cacheengine.peers import peers
 from cacheengine.wanted import Want
 from cacheengine.wire import DesiredVersion, Failure
 from lake.errors import Explained

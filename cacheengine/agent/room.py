@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cacheengine import disks, packcache
-from cacheengine import have as haves
 from cacheengine.agent.letgo import changed, eviction_steps, keeps, trim
 from cacheengine.agent.state import Node, steady_ns
+from cacheengine.packs import disks, packcache
+from cacheengine.packs import have as haves
 
 
 def keep_below_watermarks(node: Node) -> None:

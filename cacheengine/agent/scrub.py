@@ -18,12 +18,14 @@ import numpy as np
 import structlog
 from blake3 import blake3
 
-from cacheengine import disks, giveway, metrics, packcache
-from cacheengine import have as haves
+from cacheengine import metrics
 from cacheengine import wanted as wants
 from cacheengine.agent.state import MountRecord, Node, saved_wants
-from cacheengine.have import Have
-from cacheengine.packcache import CacheDir
+from cacheengine.fetching import giveway
+from cacheengine.packs import disks, packcache
+from cacheengine.packs import have as haves
+from cacheengine.packs.have import Have
+from cacheengine.packs.packcache import CacheDir
 from lake.errors import Explained
 
 IDLE_NS = 60 * 10**9

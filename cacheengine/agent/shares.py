@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cacheengine import sources
 from cacheengine.control.placement import first_owners, owned
-from cacheengine.have import Mask
+from cacheengine.packs.have import Mask
+from cacheengine.peers import sources
 from cacheengine.wanted import Want
 from cacheengine.wire import DesiredVersion, Group, Held
 

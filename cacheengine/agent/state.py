@@ -12,15 +12,17 @@ from pathlib import Path
 import structlog
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cacheengine import groupview, metrics, packcache
+from cacheengine import metrics
 from cacheengine import wanted as wants
 from cacheengine.agent.ages import Ages
-from cacheengine.eviction import Key
-from cacheengine.groupview import GroupView
-from cacheengine.have import write_durably
 from cacheengine.node import NodeConfig
-from cacheengine.packcache import Cache
-from cacheengine.peers import Peers
+from cacheengine.packs import packcache
+from cacheengine.packs.eviction import Key
+from cacheengine.packs.have import write_durably
+from cacheengine.packs.packcache import Cache
+from cacheengine.peers import groupview
+from cacheengine.peers.groupview import GroupView
+from cacheengine.peers.peers import Peers
 from cacheengine.wire import (
     Desired,
     DesiredVersion,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import structlog
 
-from cacheengine import disks, metrics, packcache
-from cacheengine import have as haves
+from cacheengine import metrics
 from cacheengine.agent.state import Node, leased_packs
+from cacheengine.packs import disks, packcache
+from cacheengine.packs import have as haves
 from lake.errors import Explained
 
 log = structlog.get_logger()

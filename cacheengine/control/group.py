@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from cacheengine import sources
 from cacheengine.control.jobs import Heard
 from cacheengine.control.placement import HOLDERS
+from cacheengine.peers import sources
 from cacheengine.wire import Group, GroupNode, Held
 
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from cacheengine import sources
 from cacheengine.control import board, changes, desired, tables
 from cacheengine.control.group import next_group
 from cacheengine.control.service import Service
 from cacheengine.control.tables import writing
+from cacheengine.peers import sources
 from cacheengine.wire import Group, GroupAnswer, Held
 from lake.errors import NotFound
 

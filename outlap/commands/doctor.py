@@ -56,7 +56,7 @@ def _rights() -> Iterator[Check]:
 
 
 def _views() -> Iterator[Check]:
-    from cacheengine.backends import choose_backend
+    from cacheengine.views.backends import choose_backend
 
     backend, why = choose_backend("auto")
     yield Check("views", None, f"{backend}: {why}")

@@ -25,7 +25,7 @@ def sync(
     It keeps to its share of the link's budget (`outlap config set link.FROM.TO`). Killed at any instant, run it again: what has
     arrived stays.
     """
-    from cacheengine import linkshare
+    from cacheengine.fetching import linkshare
     from lake import sync as syncing
     from lake.config import load_config
     from lake.refs import parse

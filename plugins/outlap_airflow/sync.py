@@ -49,7 +49,7 @@ def sync_to(dataset: str, ref: str, idc: str, report_progress: Progress | None =
 
     The scratch folder stays after a failure, because the next try goes on where this one ended.
     """
-    from cacheengine import linkshare
+    from cacheengine.fetching import linkshare
     from lake import refs
     from lake.stores import lake_store
     from lake.sync import sync

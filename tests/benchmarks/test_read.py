@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import rivals, walks
 from benchmarks.rivals import program
-from cacheengine import mountapi
+from cacheengine.views import mountapi
 from tests.conftest import wait_until
 
 SYSTEMS = (

@@ -11,9 +11,10 @@ import os
 import sys
 from pathlib import Path
 
-from cacheengine import crashpoints, packcache
-from cacheengine import have as haves
+from cacheengine import crashpoints
 from cacheengine.agent import letgo, room
+from cacheengine.packs import have as haves
+from cacheengine.packs import packcache
 from lake.config import StoreConfig
 from tests.cacheengine.faulty import again, desire, make_node
 from tests.cacheengine.nodes import Dataset

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import tomli_w
 
-from cacheengine import disks, mountapi, packcache
 from cacheengine import wanted as wants
 from cacheengine.agent import mounts, residency, upkeep
 from cacheengine.agent.state import Node, load_state, take_desired
 from cacheengine.node import CacheDirConfig, NodeConfig, write_node_file
-from cacheengine.packcache import open_cache
+from cacheengine.packs import disks, packcache
+from cacheengine.packs.packcache import open_cache
+from cacheengine.views import mountapi
 from cacheengine.wire import Desired, DesiredVersion, MountRequest
 from lake.config import StoreConfig
 from lake.stores import open_store

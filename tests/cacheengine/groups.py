@@ -17,8 +17,8 @@ import httpx
 import pytest
 import tomli_w
 
-from cacheengine import mountapi
 from cacheengine.client import AgentClient, Control
+from cacheengine.views import mountapi
 from cacheengine.wire import Job, MountRequest, Trace, TraceRequest, WarmRequest
 from lake.config import StoreConfig
 from tests.cacheengine.nodes import Dataset

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cacheengine.node import CacheDirConfig
-from cacheengine.packcache import Cache, open_cache
+from cacheengine.packs.packcache import Cache, open_cache
 from lake.packs import pack_key, put_pack, write_pack
 from lake.publish import publish_rows
 from lake.stores import Store

@@ -20,9 +20,9 @@ import httpx
 import pytest
 import tomli_w
 
-from cacheengine import mountapi
 from cacheengine.client import AgentClient, Control
 from cacheengine.errors import Busy, Unauthorised
+from cacheengine.views import mountapi
 from cacheengine.wire import (
     FreeRequest,
     Job,

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheengine import packcache
 from cacheengine.agent import mounts, reconcile, residency, room, scrub
 from cacheengine.agent.ages import Ages, look
 from cacheengine.agent.state import Node, Status, key_of
 from cacheengine.node import CacheDirConfig
+from cacheengine.packs import packcache
 from cacheengine.wire import DesiredVersion
 from lake.config import StoreConfig
 from lake.stores import open_store

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cacheengine import have as haves
-from cacheengine import packcache
 from cacheengine.agent import letgo, mounts, room, scrub
 from cacheengine.agent.state import Node
+from cacheengine.packs import have as haves
+from cacheengine.packs import packcache
 from lake.config import StoreConfig
 from lake.stores import open_store
 from tests.cacheengine.faulty import again, desire, end, make_node, mount, seen

@@ -12,17 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cacheengine import disks, metrics, packcache, segments
-from cacheengine import have as haves
+from cacheengine import metrics, segments
 from cacheengine import wanted as wants
 from cacheengine.agent import mounts, room, scrub
 from cacheengine.agent.__main__ import lock_cache
 from cacheengine.agent.ages import Ages
 from cacheengine.agent.residency import check
 from cacheengine.agent.state import Node
-from cacheengine.disks import Disk, failed, worked
 from cacheengine.errors import Busy
 from cacheengine.node import CacheDirConfig
+from cacheengine.packs import disks, packcache
+from cacheengine.packs import have as haves
+from cacheengine.packs.disks import Disk, failed, worked
 from lake.config import StoreConfig
 from lake.stores import open_store
 from tests.cacheengine.faulty import (

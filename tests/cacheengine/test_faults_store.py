@@ -14,10 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
-from cacheengine import mountapi
 from cacheengine import wanted as wants
 from cacheengine.agent import fetchfs, mounts
 from cacheengine.agent.state import Node, load_state
+from cacheengine.views import mountapi
 from lake.config import StoreConfig
 from lake.stores import open_store
 from tests.cacheengine.badstore import Fault, Proxy

@@ -14,12 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheengine import fetch, giveway, metrics, packcache, readahead, reserving, wanted
+from cacheengine import metrics, wanted
 from cacheengine.errors import Busy, FetchFailed
-from cacheengine.fetch import GAP, REQUEST, PackJob, plan
-from cacheengine.packcache import Cache
-from cacheengine.readthrough import ReadThrough
-from cacheengine.reserving import Need
+from cacheengine.fetching import fetch, giveway
+from cacheengine.fetching.fetch import GAP, REQUEST, PackJob, plan
+from cacheengine.ondemand import readahead
+from cacheengine.ondemand.readthrough import ReadThrough
+from cacheengine.packs import packcache, reserving
+from cacheengine.packs.packcache import Cache
+from cacheengine.packs.reserving import Need
 from cacheengine.wanted import Want
 from lake import stores
 from lake.errors import Explained, NotFound

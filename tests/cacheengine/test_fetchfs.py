@@ -21,11 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cacheengine import fetchfs, fuseserve, mountapi, views, wanted
+from cacheengine import wanted
 from cacheengine.errors import FetchFailed, MountFailed
 from cacheengine.node import NodeConfig, write_node_file
-from cacheengine.readthrough import ReadThrough
-from cacheengine.views import ViewPlan
+from cacheengine.ondemand import fetchfs
+from cacheengine.ondemand.readthrough import ReadThrough
+from cacheengine.views import fuseserve, mountapi, views
+from cacheengine.views.views import ViewPlan
 from lake import stores
 from lake.config import StoreConfig
 from lake.errors import NotFound
@@ -307,7 +309,7 @@ def test_the_real_one_makes_what_is_read_resident(tmp_path: Path, monkeypatch: p
     write_node_file(node)
     options = ["--node-config", str(node.file)]
     process = views.start_daemon(
-        "cacheengine.fetchfs", node.fetchfs, options, tmp_path / "log", tmp_path / "counters"
+        "cacheengine.ondemand.fetchfs", node.fetchfs, options, tmp_path / "log", tmp_path / "counters"
     )
     try:
         shown = node.fetchfs / f"{pack.id}.tar"
@@ -350,7 +352,7 @@ def test_a_daemon_that_cannot_start_says_why(tmp_path: Path) -> None:
     options = ["--node-config", str(tmp_path / "missing")]
     with pytest.raises(MountFailed, match="the agent"):
         views.start_daemon(
-            "cacheengine.fetchfs", tmp_path / "m", options, tmp_path / "log", tmp_path / "counters"
+            "cacheengine.ondemand.fetchfs", tmp_path / "m", options, tmp_path / "log", tmp_path / "counters"
         )
     assert not mountapi.is_mounted(tmp_path / "m")
 

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cacheengine import have
-from cacheengine.have import Have
+from cacheengine.packs import have
+from cacheengine.packs.have import Have
 
 PACK_SIZE = 1 << 30
 

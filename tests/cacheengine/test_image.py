@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import image as images
-from cacheengine import mountapi
-from cacheengine.image import ImageInfo, build_image, device_sizes
+from cacheengine.views import mountapi
+from cacheengine.views.image import ImageInfo, build_image, device_sizes
 from lake.errors import Corrupt, Refused
 
 PACKS = ["a" * 64, "b" * 64]

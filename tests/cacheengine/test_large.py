@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cacheengine import have as haves
-from cacheengine import packcache
 from cacheengine import wanted as wants
 from cacheengine.node import CacheDirConfig
+from cacheengine.packs import have as haves
+from cacheengine.packs import packcache
 from cacheengine.wire import Desired, DesiredVersion
 from lake.config import StoreConfig
 from lake.stores import open_store

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cacheengine import linkshare
 from cacheengine.errors import ControlDown
+from cacheengine.fetching import linkshare
 from cacheengine.wire import LinkBudget, SettingRequest
 from lake.config import Config, IdcConfig, SecretRef
 from tests.cacheengine.played import Serve, lake, serve

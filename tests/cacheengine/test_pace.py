@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheengine import pace
-from cacheengine.pace import Meter, is_far_slower
+from cacheengine.fetching import pace
+from cacheengine.fetching.pace import Meter, is_far_slower
 
 
 def test_requests_at_once_share_their_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cacheengine import have, packcache, reserving
 from cacheengine.errors import Busy, NoSpace
-from cacheengine.eviction import Holding, Key, Step, order
-from cacheengine.have import Have
 from cacheengine.node import CacheDirConfig
-from cacheengine.packcache import Cache, open_cache
-from cacheengine.reserving import Need
+from cacheengine.packs import have, packcache, reserving
+from cacheengine.packs.eviction import Holding, Key, Step, order
+from cacheengine.packs.have import Have
+from cacheengine.packs.packcache import Cache, open_cache
+from cacheengine.packs.reserving import Need
 from tests.cacheengine.nodes import cache_at
 
 PACK = "ab" + "0" * 62

@@ -17,18 +17,21 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from cacheengine import fetch, metrics, pace, packcache, peerclient, peers, peerwire, reserving, wanted
-from cacheengine.fetch import PackJob, Sources
-from cacheengine.groupview import GroupView
+from cacheengine import metrics, wanted
+from cacheengine.fetching import fetch, pace
+from cacheengine.fetching.fetch import PackJob, Sources
+from cacheengine.fetching.pace import Meter
 from cacheengine.node import CacheDirConfig, NodeConfig
-from cacheengine.pace import Meter
-from cacheengine.packcache import Cache
-from cacheengine.peerclient import Answer, Connections
-from cacheengine.peers import Peers
-from cacheengine.peerserver import PeerServer, Served
-from cacheengine.peertls import client_tls, server_tls
-from cacheengine.readthrough import ReadThrough
-from cacheengine.reserving import Need
+from cacheengine.ondemand.readthrough import ReadThrough
+from cacheengine.packs import packcache, reserving
+from cacheengine.packs.packcache import Cache
+from cacheengine.packs.reserving import Need
+from cacheengine.peers import peerclient, peers, peerwire
+from cacheengine.peers.groupview import GroupView
+from cacheengine.peers.peerclient import Answer, Connections
+from cacheengine.peers.peers import Peers
+from cacheengine.peers.peerserver import PeerServer, Served
+from cacheengine.peers.peertls import client_tls, server_tls
 from cacheengine.wanted import PackWant, Want
 from cacheengine.wire import Group, GroupNode, Held
 from lake import stores

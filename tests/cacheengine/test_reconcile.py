@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from cacheengine.agent.reconcile import Action, reconcile
 from cacheengine.agent.state import Node, Status, key_of, load_state, take_desired
-from cacheengine.eviction import Key
 from cacheengine.node import CacheDirConfig, NodeConfig
-from cacheengine.packcache import open_cache
+from cacheengine.packs.eviction import Key
+from cacheengine.packs.packcache import open_cache
 from cacheengine.wire import Desired, DesiredVersion, Failure, ResidencyState
 
 NOW = 10**18

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cacheengine import breaker, peerwire, sources
 from cacheengine.agent import membership, shares
-from cacheengine.breaker import Breaker
 from cacheengine.control.group import is_settled, next_group
 from cacheengine.control.jobs import Heard
+from cacheengine.peers import breaker, peerwire, sources
+from cacheengine.peers.breaker import Breaker
 from cacheengine.wire import DesiredVersion, DirReport, Group, GroupNode, Heartbeat, Held, VersionReport
 from lake.canonical import blake3_hex
 

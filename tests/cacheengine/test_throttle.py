@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cacheengine import throttle
-from cacheengine.throttle import BURST_S, paced
+from cacheengine.fetching import throttle
+from cacheengine.fetching.throttle import BURST_S, paced
 
 
 class Clock:

@@ -24,10 +24,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cacheengine import backends, mountapi, views
 from cacheengine.errors import Busy, MountFailed
-from cacheengine.image import MTIME_NS, PLAIN, Attributes
-from cacheengine.views import Backend, View, ViewPlan
+from cacheengine.views import backends, mountapi, views
+from cacheengine.views.image import MTIME_NS, PLAIN, Attributes
+from cacheengine.views.views import Backend, View, ViewPlan
 from lake.errors import Corrupt, Refused
 from lake.packs import write_pack
 
@@ -164,7 +164,7 @@ def test_what_was_found_is_said_and_what_is_asked_but_impossible_is_refused(
 
 def test_without_rights_the_choice_is_fuse_and_says_so(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from cacheengine.backends import choose_backend;"
+        "import sys; from pathlib import Path; from cacheengine.views.backends import choose_backend;"
         "print(*choose_backend('auto', Path(sys.argv[1])))"
     )
     command = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-c", script]
@@ -449,7 +449,7 @@ def test_the_kind_of_a_view_can_change(place: Path, first: Backend, second: Back
 def test_views_are_found_again_by_another_process(place: Path, backend: Backend) -> None:
     plan = make_plan(place, FILES)
     script = (
-        "import pickle, sys; from cacheengine.views import mount_view;"
+        "import pickle, sys; from cacheengine.views.views import mount_view;"
         "backend, plan = pickle.load(sys.stdin.buffer); mount_view(backend, plan)"
     )
     subprocess.run([sys.executable, "-c", script], input=pickle.dumps((backend, plan)), check=True)

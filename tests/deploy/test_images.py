@@ -28,7 +28,7 @@ OURS = {
 }
 STARTS = {
     "control": ["cacheengine.control.__main__"],
-    "agent": ["cacheengine.agent.__main__", "cacheengine.fetchfs", "cacheengine.tree"],
+    "agent": ["cacheengine.agent.__main__", "cacheengine.ondemand.fetchfs", "cacheengine.views.tree"],
 }
 
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cacheengine import metrics
-from cacheengine.assembled import assembly
-from cacheengine.have import Ints
+from cacheengine.packs.assembled import assembly
+from cacheengine.packs.have import Ints
 from cacheengine.wanted import PackWant
 from lake import stores
 from lake.assemblies import assembly_size

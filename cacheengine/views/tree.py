@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyfuse3
 
-from cacheengine import fuseserve
 from cacheengine.errors import FetchFailed
-from cacheengine.fuseserve import Work
-from cacheengine.image import Attributes, split_paths
+from cacheengine.views import fuseserve
+from cacheengine.views.fuseserve import Work
+from cacheengine.views.image import Attributes, split_paths
 from cacheengine.wanted import read_rows
 from lake.errors import Corrupt
 
@@ -335,8 +335,8 @@ def serve(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """python -m cacheengine.tree: the options of fuseserve, the rows and the devices."""
-    parser = fuseserve.options("cacheengine.tree", __doc__ or "")
+    """python -m cacheengine.views.tree: the options of fuseserve, the rows and the devices."""
+    parser = fuseserve.options("cacheengine.views.tree", __doc__ or "")
     parser.add_argument(
         "--rows", type=Path, required=True, help="path, size, pack, offset: Parquet, or an index of a version"
     )

@@ -24,9 +24,9 @@ import pyfuse3
 import structlog
 import trio
 
-from cacheengine import mountapi
 from cacheengine.errors import MountFailed
-from cacheengine.image import PLAIN, Attributes
+from cacheengine.views import mountapi
+from cacheengine.views.image import PLAIN, Attributes
 from lake.errors import Explained, NotFound
 
 BLOCK = 4096

@@ -1,8 +1,8 @@
 """Bytes from peers: who is asked is decided in sources.py, when not in breaker.py; here they are asked, waited for and checked.
 
 A peer that is slow, busy, gone or wrong costs time and no more: what it did not give right is left to the next one, then to the
-store. One that fetches for us, or sends, far more slowly than a store does is left out for a while (pace.py): the next one in the order
-is then the owner of what it should have fetched, so that the store still sends each byte about once.
+store. One that fetches for us, or sends, far more slowly than a store does is left out for a while (fetching/pace.py): the next one
+in the order is then the owner of what it should have fetched, so that the store still sends each byte about once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import structlog
 
-from cacheengine import breaker, checked, metrics, pace, peerclient, peerwire, sources
-from cacheengine.breaker import Breaker
-from cacheengine.groupview import GroupView
-from cacheengine.peerclient import Answer, Connections
-from cacheengine.sources import Ask
+from cacheengine import metrics
+from cacheengine.fetching import checked, pace
+from cacheengine.peers import breaker, peerclient, peerwire, sources
+from cacheengine.peers.breaker import Breaker
+from cacheengine.peers.groupview import GroupView
+from cacheengine.peers.peerclient import Answer, Connections
+from cacheengine.peers.sources import Ask
 from cacheengine.wanted import PackWant
 from cacheengine.wire import Group, GroupNode, Held
 

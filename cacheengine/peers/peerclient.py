@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cacheengine import peerwire
-from cacheengine.have import Heads, Ints
+from cacheengine.packs.have import Heads, Ints
+from cacheengine.peers import peerwire
 
 CONNECT_S = 2.0
 ANSWER_S = 5.0  # for the first byte, and what is added to the time of the bytes

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cacheengine.have import Heads, Ints
+from cacheengine.packs.have import Heads, Ints
 
 GAP = 16 << 10  # a header between two members is sent along: one system call instead of two
 MOST_MEMBERS = 40_000

@@ -20,29 +20,21 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from cacheengine import (
-    disks,
-    fetch,
-    giveway,
-    intime,
-    metrics,
-    packcache,
-    peers,
-    readahead,
-    reserving,
-    tracing,
-    wanted,
-)
-from cacheengine import have as haves
+from cacheengine import intime, metrics, tracing, wanted
 from cacheengine.errors import Busy, FetchFailed, NoSpace
-from cacheengine.groupview import Watched
-from cacheengine.have import Mask
-from cacheengine.memberlists import all_members, named_members, touches, touching
+from cacheengine.fetching import fetch, giveway
 from cacheengine.node import node_store, other_stores, read_node_file, store_opener
-from cacheengine.packcache import Cache, CacheDir, open_cache
-from cacheengine.peers import Peers
-from cacheengine.peertls import client_tls
-from cacheengine.reserving import Need
+from cacheengine.ondemand import readahead
+from cacheengine.ondemand.memberlists import all_members, named_members, touches, touching
+from cacheengine.packs import disks, packcache, reserving
+from cacheengine.packs import have as haves
+from cacheengine.packs.have import Mask
+from cacheengine.packs.packcache import Cache, CacheDir, open_cache
+from cacheengine.packs.reserving import Need
+from cacheengine.peers import peers
+from cacheengine.peers.groupview import Watched
+from cacheengine.peers.peers import Peers
+from cacheengine.peers.peertls import client_tls
 from cacheengine.wanted import PackWant
 from lake.config import load_config
 from lake.errors import Corrupt, Explained

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from cacheengine import mountapi
 from cacheengine.errors import MountFailed
-from cacheengine.image import build_image
+from cacheengine.views import mountapi
+from cacheengine.views.image import build_image
 from lake.errors import Refused
 
 Backend = Literal["kernel", "loop", "fuse"]

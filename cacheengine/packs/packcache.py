@@ -21,11 +21,12 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from cacheengine import crashpoints, disks, metrics
-from cacheengine import have as haves
+from cacheengine import crashpoints, metrics
 from cacheengine.errors import Busy
-from cacheengine.have import Have, Mask
 from cacheengine.node import CacheDirConfig
+from cacheengine.packs import disks
+from cacheengine.packs import have as haves
+from cacheengine.packs.have import Have, Mask
 from cacheengine.wanted import PackWant
 from cacheengine.wire import DirReport, Medium
 from lake.canonical import is_hash

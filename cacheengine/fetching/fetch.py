@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cacheengine import assembled, checked, crashpoints, disks, metrics, pace, packcache
+from cacheengine import crashpoints, metrics
 from cacheengine.errors import Busy, FetchFailed
-from cacheengine.have import Ints, make
-from cacheengine.packcache import CacheDir
+from cacheengine.fetching import checked, pace
+from cacheengine.packs import assembled, disks, packcache
+from cacheengine.packs.have import Ints, make
+from cacheengine.packs.packcache import CacheDir
 from cacheengine.wanted import PackWant
 from lake import stores
 from lake.assemblies import OpenNamed

@@ -17,17 +17,17 @@ from typing import Protocol, cast
 
 import pyfuse3
 
-from cacheengine import fuseserve
 from cacheengine.errors import FetchFailed
-from cacheengine.fuseserve import Work
-from cacheengine.readthrough import open_readthrough
+from cacheengine.ondemand.readthrough import open_readthrough
+from cacheengine.views import fuseserve
+from cacheengine.views.fuseserve import Work
 from lake.canonical import is_hash
 
 SUFFIX = ".tar"
 
 
 class PackSource(Protocol):
-    """Where packs come from; called in threads, several at once. `cacheengine.readthrough.ReadThrough` is the real one."""
+    """Where packs come from; called in threads, several at once. `cacheengine.ondemand.readthrough.ReadThrough` is the real one."""
 
     def size_of(self, pack_id: str) -> int:
         """Bytes of the whole pack. Raises NotFound for a pack that is in no store.
@@ -141,8 +141,8 @@ def serve(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """python -m cacheengine.fetchfs: the options of fuseserve, and the node's settings."""
-    parser = fuseserve.options("cacheengine.fetchfs", __doc__ or "")
+    """python -m cacheengine.ondemand.fetchfs: the options of fuseserve, and the node's settings."""
+    parser = fuseserve.options("cacheengine.ondemand.fetchfs", __doc__ or "")
     parser.add_argument(
         "--node-config", type=Path, required=True, help="what the agent wrote for its processes"
     )

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
-from cacheengine import throttle
 from cacheengine.client import control_for
+from cacheengine.fetching import throttle
 from cacheengine.wire import LinkBudget
 from lake.config import Config
 from lake.errors import Explained

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cacheengine import disks, metrics
+from cacheengine import metrics
 from cacheengine.errors import NoSpace
-from cacheengine.have import Ints
-from cacheengine.packcache import (
+from cacheengine.packs import disks
+from cacheengine.packs.have import Ints
+from cacheengine.packs.packcache import (
     BLOCK,
     Cache,
     CacheDir,

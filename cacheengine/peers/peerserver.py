@@ -20,10 +20,12 @@ from pathlib import Path
 
 import structlog
 
-from cacheengine import disks, metrics, packcache, peerwire
-from cacheengine import have as haves
-from cacheengine.have import Have, Heads, Ints
-from cacheengine.packcache import Cache
+from cacheengine import metrics
+from cacheengine.packs import disks, packcache
+from cacheengine.packs import have as haves
+from cacheengine.packs.have import Have, Heads, Ints
+from cacheengine.packs.packcache import Cache
+from cacheengine.peers import peerwire
 from lake.canonical import is_hash
 from lake.errors import Explained
 

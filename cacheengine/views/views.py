@@ -21,10 +21,10 @@ from pathlib import Path
 import structlog
 from blake3 import blake3
 
-from cacheengine import mountapi
-from cacheengine.backends import Backend as Backend  # part of what a view says of itself
 from cacheengine.errors import Busy, MountFailed
-from cacheengine.image import PLAIN, Attributes, build_image, device_sizes
+from cacheengine.views import mountapi
+from cacheengine.views.backends import Backend as Backend  # part of what a view says of itself
+from cacheengine.views.image import PLAIN, Attributes, build_image, device_sizes
 from cacheengine.wanted import read_rows
 from lake.errors import Refused
 
@@ -258,7 +258,7 @@ def unmount_view(target: Path, state: Path, lazy: bool = False) -> bool:
 def _wait_for_end(pid: int) -> None:
     """Until the daemon of an unmounted tree has written its last counters, and a little at most."""
     try:
-        if b"cacheengine.tree" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"cacheengine.views.tree" not in Path(f"/proc/{pid}/cmdline").read_bytes():
             return
         process = os.pidfd_open(pid)
     except OSError:
@@ -279,13 +279,15 @@ def _start_tree(plan: ViewPlan, record: Path) -> int:
     same = plan.attributes
     options += ["--uid", str(same.uid), "--gid", str(same.gid), "--mode", f"{same.mode:o}"]
     counters = record.with_suffix(".counters")
-    return start_daemon("cacheengine.tree", plan.target, options, record.with_suffix(".log"), counters).pid
+    return start_daemon(
+        "cacheengine.views.tree", plan.target, options, record.with_suffix(".log"), counters
+    ).pid
 
 
 def start_daemon(
     module: str, mountpoint: Path, options: Sequence[str], logfile: Path, counters: Path
 ) -> subprocess.Popen[bytes]:
-    """Start `cacheengine.tree` or `cacheengine.fetchfs` and return once its mount answers. It outlives this process.
+    """Start `cacheengine.views.tree` or `cacheengine.ondemand.fetchfs` and return once its mount answers. It outlives this process.
 
     Raises MountFailed with the end of its log when it does not come up.
     """

@@ -1,0 +1,1 @@
+"""Bytes from a store into packs: checked, at the pace that a link, a store and readers leave."""

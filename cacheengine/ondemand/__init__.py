@@ -1,0 +1,1 @@
+"""Reads of what is not resident: packs as files of fetchfs."""

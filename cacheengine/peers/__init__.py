@@ -1,0 +1,1 @@
+"""Nodes of a group that give each other packs."""
