@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SETTINGS = """
 [airflow]
 nodes = "all"
+[airflow.alerts.webhook]
+url = "{url}"
+[[airflow.trainings]]
+name = "minute"
+dataset = "timed"
+cron = "* * * * *"
+lead_hours = 0.02
+margin_minutes = 0
+ends_within_hours = 0.001
+command = "sleep 15"
 """
-QUERY = "select * from frames where vehicle = 'car1'"
+TIMED, LEAD_S = "train_minute", 72
+QUERY = "select * from frames where drive like '{prefix}%'"  # each test has drives of its own
 KEY = "{dataset}@{version}|idc-b"
 
 
@@ -69,18 +82,48 @@ def celery(stack: ExitStack, folder: Path) -> tuple[dict[str, str], dict[str, tu
 
 
 @pytest.fixture(scope="module")
-def running(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Parts, api.Airflow]]:
+def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A webhook's address, and what it was told."""
+    got: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            """Tests have enough to print."""
+
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/", got
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def running(
+    database: str, told: tuple[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Parts, api.Airflow]]:
     """Two IDCs with nodes, and Airflow with Celery, in processes of their own."""
     home = tmp_path_factory.mktemp("executors")
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        layout = stack.enter_context(airflow_parts.stack(home, SETTINGS))
+        layout = stack.enter_context(airflow_parts.stack(home, SETTINGS.format(url=told[0])))
         patch.setenv("OUTLAP_HOME", str(home))
         for name in ("OUTLAP_IDC", "OUTLAP_CONFIG"):
             patch.delenv(name, raising=False)
         settings, workers = celery(stack, home / "redis")
         parts = stack.enter_context(airflow_parts.airflow(layout, database, settings, workers))
         found = stack.enter_context(airflow_parts.session(layout, parts))
+        api.wait_for_dags(found, [TIMED], print)
+        pause(found, True)
         yield parts, found
+
+
+def pause(session: api.Airflow, is_paused: bool) -> None:
+    """The training of every minute: only while a test wants it."""
+    api.ask(session, "PATCH", f"/dags/{TIMED}", {"is_paused": is_paused})
 
 
 def ti_state(session: api.Airflow, run: api.Run, task: str) -> tuple[str | None, int]:
@@ -99,7 +142,9 @@ def chain(
     session: api.Airflow, dataset: str, between: Callable[[str, api.Run], None], start_in_s: float
 ) -> dict[str, Any]:
     """publish → sync → warm by their events, then a training. between(step, run) is called once each has begun."""
-    first = api.trigger(session, "publish_dataset", {"dataset": dataset, "query": QUERY})
+    first = api.trigger(
+        session, "publish_dataset", {"dataset": dataset, "query": QUERY.format(prefix=dataset[0])}
+    )
     between("publish", first)
     ended = {"publish": api.follow(session, first, print)}
     version = api.result(session, first, "publish")["version"]
@@ -158,7 +203,7 @@ def end_state(session: api.Airflow, dataset: str, done: dict[str, Any]) -> dict[
 
 def test_the_chain_runs_on_two_celery_workers(running: tuple[Parts, api.Airflow], tmp_path: Path) -> None:
     parts, session = running
-    add_frames(lake_store(load_config()), tmp_path, "d1")
+    add_frames(lake_store(load_config()), tmp_path, "c1")
     done = chain(session, "celery", lambda step, run: None, 5)
     state = end_state(session, "celery", done)
     print(json.dumps(state, indent=1))
@@ -170,6 +215,45 @@ def test_the_chain_runs_on_two_celery_workers(running: tuple[Parts, api.Airflow]
     assert hosts, "tasks ran in workers"
     logs = [parts.tail(name, 10_000) for name in ("worker-1", "worker-2")]
     assert all("succeeded" in log or "execute_workload" in log for log in logs), "both workers took tasks"
+
+
+def test_the_scheduler_begins_a_training_early_and_its_deadline_is_told(
+    running: tuple[Parts, api.Airflow], told: tuple[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """Every minute, each begun 72 s before; the command takes longer than the few seconds that the deadline gives it."""
+    _, session = running
+    add_frames(lake_store(load_config()), tmp_path, "t1")
+    first = api.trigger(session, "publish_dataset", {"dataset": "timed", "query": QUERY.format(prefix="t")})
+    api.follow(session, first, print)
+    version = api.result(session, first, "publish")["version"]
+    key = KEY.format(dataset="timed", version=version)
+    api.follow(session, api.new_run(session, "sync_dataset", set(), key, print), print)
+    before = {run.id for run in api.runs(session, TIMED)}
+    pause(session, False)
+    until(lambda: {run.id for run in api.runs(session, TIMED)} - before, "the scheduler to begin a training")
+    run = next(run for run in api.runs(session, TIMED) if run.id not in before)
+    try:
+        # what is paused takes no next task
+        assert api.follow(session, run, print).state == "success"
+    finally:
+        pause(session, True)
+        for other in api.runs(session, TIMED):
+            if other.state in ("queued", "running"):
+                api.ask(session, "PATCH", f"/dags/{TIMED}/dagRuns/{other.id}", {"state": "failed"})
+    row = api.ask(session, "GET", f"/dags/{TIMED}/dagRuns/{run.id}")
+    at = datetime.fromisoformat(row["logical_date"])
+    assert (at - datetime.fromisoformat(row["run_after"])).total_seconds() == LEAD_S
+    assert datetime.fromisoformat(row["start_date"]) < at
+    began = {
+        item["task_id"]: datetime.fromisoformat(item["start_date"])
+        for item in api.tasks(session, run)
+        if item["start_date"]
+    }
+    assert began["plan"] < at <= began["train"]
+    until(
+        lambda: [item for item in told[1] if item["id"] == f"deadline/{TIMED}/{run.id}"],
+        "the deadline to be told",
+    )
 
 
 def test_every_part_is_killed_once_and_nothing_is_lost_or_done_twice(
@@ -211,8 +295,8 @@ def test_every_part_is_killed_once_and_nothing_is_lost_or_done_twice(
     assert set(state["jobs"]) == {"warm done"} and state["jobs"]["warm done"] == 2, (
         "one of the event, one of the training"
     )
-    assert state["resident"] == ["24 of 24"] * 2 and not state["pinned"] and state["mounted"] == 0
-    assert state["trained"] == {"frames": 24, "verified": True}
+    assert state["resident"] == ["18 of 18"] * 2 and not state["pinned"] and state["mounted"] == 0
+    assert state["trained"] == {"frames": 18, "verified": True}
     assert all(
         part.starts >= 2
         for name, part in parts.parts.items()
