@@ -80,12 +80,18 @@ def plan(offset: Ints, length: Ints, gap: int = GAP, most: int = REQUEST) -> lis
     return pieces
 
 
+def _timed(store: Store, key: str, offset: int, length: int) -> bytes:
+    data = b""
+    with pace.request(pace.STORES), pace.sending(pace.SENDERS, pace.STORE, lambda: len(data)):
+        data = stores.get_range(store, key, offset, length)
+    return data
+
+
 def _get(store: Store, key: str, offset: int, length: int) -> bytes:
     """A range, tried again when the store is away for a moment. Raises NotFound, StoreDown."""
     for attempt in range(TRIES):
         try:
-            with pace.request(pace.STORES):
-                data = stores.get_range(store, key, offset, length)
+            data = _timed(store, key, offset, length)
         except StoreDown:
             if attempt + 1 == TRIES:
                 raise

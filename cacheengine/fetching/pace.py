@@ -1,13 +1,14 @@
-"""How fast bytes of stores come to this process, and whether a peer that fetches for us is far slower.
+"""How fast bytes come to this process: whether a peer that fetches for us is far slower than a store, and who is to blame for an
+answer that comes too slowly, the peer that sends it or our own link.
 
-Both count alike: a peer says how many bytes it has taken so far. Bytes of requests that have not ended are in no count.
+A peer that fetches counts as we do: it says how many bytes it has taken so far. Bytes of requests that have not ended are in no count.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,6 +16,10 @@ FAR = 8.0  # so many times slower than we are is too slow
 LOOK_S = 3.0  # no judgement before that
 OUT_S = 60.0  # who is too slow is left out for so long
 KEPT_S = 60.0  # busy seconds after which what was before counts half
+BURST_S = 1.0  # busy seconds in which nothing came, counted on top: a short burst says little of how fast a store is
+ANSWER_S = 5.0  # for the first byte, and what is added to the time of the bytes
+LEAST_BPS = 2 << 20  # who sends slower than that is no help
+MEASURED = 256 << 10  # bytes; shorter answers say more of latency than of a rate
 
 
 @dataclass
@@ -28,7 +33,19 @@ class Meter:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+@dataclass
+class Senders:
+    """Who sends to us, by address. begun: when the answers that are under way began; ended: when the last one that was measured
+    did end, and its bytes a second. May be used from many threads."""
+
+    begun: dict[str, list[float]] = field(default_factory=dict)
+    ended: dict[str, tuple[float, float]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 STORES = Meter()
+SENDERS = Senders()
+STORE = ""  # among the senders: any store
 
 
 @contextmanager
@@ -51,10 +68,10 @@ def add(meter: Meter, count: int) -> None:
 
 
 def rate(meter: Meter) -> float | None:
-    """Bytes a second while it was busy; None before anything came."""
+    """Bytes a second while it was busy, and BURST_S; None before anything came."""
     with meter.lock:
         _pass(meter, time.monotonic())
-        return meter.bytes / meter.busy_s if meter.bytes and meter.busy_s > 0 else None
+        return meter.bytes / (meter.busy_s + BURST_S) if meter.bytes else None
 
 
 def _pass(meter: Meter, now: float) -> None:
@@ -69,3 +86,42 @@ def is_far_slower(gained: int, seconds: float, uncounted: int, ours: float | Non
     """Whether a peer that took so many bytes in so many seconds is no help to us. uncounted: bytes that it may have under way on top;
     ours: bytes a second, None when we have no measure, and nobody is too slow."""
     return ours is not None and seconds >= LOOK_S and gained + uncounted < ours * seconds / FAR
+
+
+def limit_s(count: int) -> float:
+    """Seconds in which an answer of so many bytes should be here."""
+    return ANSWER_S + count / LEAST_BPS
+
+
+@contextmanager
+def sending(senders: Senders, sender: str, came: Callable[[], int]) -> Iterator[None]:
+    """An answer that is under way. came: how many bytes of it did so far."""
+    began = time.monotonic()
+    with senders.lock:
+        senders.begun.setdefault(sender, []).append(began)
+    try:
+        yield
+    finally:
+        now, count = time.monotonic(), came()
+        with senders.lock:
+            senders.begun[sender].remove(began)
+            if not senders.begun[sender]:
+                del senders.begun[sender]
+            if count >= MEASURED or (count and now - began >= ANSWER_S):
+                senders.ended[sender] = (now, count / max(1e-6, now - began))
+
+
+def is_to_blame(senders: Senders, sender: str, count: int, began: float, now: float) -> bool:
+    """Whether it is the sender's doing that only so many bytes of its answer came since `began` (monotonic seconds), too few.
+
+    It is where somebody else's answer came far faster meanwhile. Where others are as slow, it is our own link. Where nobody else was
+    asked of late, nothing speaks for the sender.
+    """
+    with senders.lock:
+        others = [seen for name, seen in senders.ended.items() if name != sender]
+        waited_for = [at for name, begun in senders.begun.items() if name != sender for at in begun]
+    meanwhile = [bps for at, bps in others if at >= began]
+    if meanwhile:
+        return max(meanwhile) > FAR * count / max(1e-6, now - began)
+    are_slow = any(at >= now - OUT_S and bps < LEAST_BPS for at, bps in others)
+    return not are_slow and not any(at <= now - ANSWER_S for at in waited_for)

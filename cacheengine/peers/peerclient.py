@@ -1,7 +1,8 @@
 """Asks one peer for members of a pack: connections that are kept, and a time limit over the whole of an answer.
 
 A peer may be broken or hostile: heads are bounded, an answer has the length that was asked for or is none, and bytes that trickle end
-it at the time limit.
+it at the time limit. Who is patient waits on, up to PATIENT times as long, while bytes come and it is our own link that is slow
+(fetching/pace.py).
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cacheengine.fetching import pace
 from cacheengine.packs.have import Heads, Ints
 from cacheengine.peers import peerwire
 
 CONNECT_S = 2.0
-ANSWER_S = 5.0  # for the first byte, and what is added to the time of the bytes
-LEAST_BPS = 2 << 20  # slower peers are no help
+PATIENT = 32
 KEPT = 4
 CHUNK = 1 << 20
 IDLE_S = 30.0  # below the server's, so that it is not closed under our hands
@@ -46,6 +48,20 @@ class _Broken(Exception):
 
 class _TooSlow(_Broken):
     """The time is over."""
+
+
+@dataclass
+class _Waiting:
+    """For the bytes of an answer, since `began`. end: until when; latest: however often it is put off. came: bytes so far; before: as
+    `end` was last set."""
+
+    sender: str
+    is_patient: Callable[[], bool]
+    began: float
+    end: float
+    latest: float
+    came: int = 0
+    before: int = 0
 
 
 @dataclass
@@ -97,15 +113,17 @@ def ask(
     wait_s: int = 0,
     most_s: float = 3600.0,
     sink: Sink | None = None,
+    is_patient: Callable[[], bool] = lambda: False,
 ) -> Answer:
     """The spans of these members from the peer at `address` (HOST:PORT). What the peer does wrong is `broken`.
 
     wait_s: how long the peer may wait for what is coming. most_s: for all of it, besides wait_s. sink: takes the bytes as they come,
-    instead of the answer's data; what it raises is raised.
+    instead of the answer's data; what it raises is raised. is_patient: asked when the time is over; whether to wait
+    on where it is our own link that is slow.
     """
     spans = peerwire.spans(members[0], members[1])
     total = int((spans[:, 1] - spans[:, 0]).sum())
-    end = time.monotonic() + wait_s + min(most_s, ANSWER_S + total / LEAST_BPS)
+    end = time.monotonic() + wait_s + min(most_s, pace.limit_s(total))
     body = peerwire.encode(*members)
     heading = (
         f"POST /v1/packs/{pack} HTTP/1.1\r\nX-Outlap-Size: {size}\r\nX-Outlap-Wait: {wait_s}\r\n"
@@ -124,8 +142,11 @@ def ask(
             # the peer may have closed it while nobody looked
             connection = connections.fresh(address, end)
             head = _send(connection, message, end)
+        latest = end + (PATIENT - 1) * pace.limit_s(total)
+        waiting = _Waiting(address, is_patient, time.monotonic(), end, latest)
         try:
-            return _receive(connections, address, connection, head, total, end, sink)
+            with pace.sending(pace.SENDERS, address, lambda: waiting.came):
+                return _receive(connections, address, connection, head, total, waiting, sink)
         except (TimeoutError, _TooSlow):
             connection.close()
             return Answer("slow", why="its bytes come too slowly")
@@ -148,7 +169,7 @@ def _receive(
     connection: socket.socket,
     head: Head,
     total: int,
-    end: float,
+    waiting: _Waiting,
     sink: Sink | None,
 ) -> Answer:
     status, headers, rest = head
@@ -159,9 +180,9 @@ def _receive(
             raise _Broken(f"it sends {length[:20]!r} bytes where {total} were asked for")
         data = NOTHING
         if sink is None:
-            data = _read_exactly(connection, rest, total, end)
+            data = _read_exactly(connection, rest, total, waiting)
         else:
-            _pour(connection, rest, total, end, sink)
+            _pour(connection, rest, total, waiting, sink)
         connections.keep(address, connection)
         return Answer("sent", data)
     if status not in kinds or length != "0" or rest:
@@ -198,31 +219,42 @@ def _read_head(connection: socket.socket, end: float) -> Head:
     return int(after[:3]), {name.strip().lower(): value.strip() for name, _, value in pairs}, rest
 
 
-def _read_exactly(connection: socket.socket, rest: bytes, total: int, end: float) -> memoryview:
+def _take(connection: socket.socket, into: memoryview, waiting: _Waiting) -> int:
+    """What came, at least a byte; 0: it ended. Raises _TooSlow."""
+    while True:
+        with suppress(TimeoutError, _TooSlow):
+            _limit(connection, waiting.end)
+            got = connection.recv_into(into)
+            waiting.came += got
+            return got
+        now = time.monotonic()
+        if waiting.came == waiting.before or now >= waiting.latest or not waiting.is_patient():
+            raise _TooSlow("it is too slow")
+        if pace.is_to_blame(pace.SENDERS, waiting.sender, waiting.came, waiting.began, now):
+            raise _TooSlow("it is far slower than others")
+        waiting.end, waiting.before = min(now + pace.ANSWER_S, waiting.latest), waiting.came
+
+
+def _read_exactly(connection: socket.socket, rest: bytes, total: int, waiting: _Waiting) -> memoryview:
     if len(rest) > total:
         raise _Broken("it sends more than it said")
     data = memoryview(bytearray(total))
     data[: len(rest)] = rest
-    at = len(rest)
-    while at < total:
-        _limit(connection, end)
-        got = connection.recv_into(data[at:])
-        if not got:
-            raise _Broken(f"it ended after {at} of {total} bytes")
-        at += got
+    waiting.came = len(rest)
+    while waiting.came < total:
+        if not _take(connection, data[waiting.came :], waiting):
+            raise _Broken(f"it ended after {waiting.came} of {total} bytes")
     return data
 
 
-def _pour(connection: socket.socket, rest: bytes, total: int, end: float, sink: Sink) -> None:
+def _pour(connection: socket.socket, rest: bytes, total: int, waiting: _Waiting, sink: Sink) -> None:
     if len(rest) > total:
         raise _Broken("it sends more than it said")
     if rest:
         sink(memoryview(rest))
-    at, buffer = len(rest), memoryview(bytearray(min(CHUNK, total)))
-    while at < total:
-        _limit(connection, end)
-        got = connection.recv_into(buffer[: total - at])
+    waiting.came, buffer = len(rest), memoryview(bytearray(min(CHUNK, total)))
+    while waiting.came < total:
+        got = _take(connection, buffer[: total - waiting.came], waiting)
         if not got:
-            raise _Broken(f"it ended after {at} of {total} bytes")
+            raise _Broken(f"it ended after {waiting.came} of {total} bytes")
         sink(buffer[:got])
-        at += got

@@ -2,7 +2,8 @@
 
 A peer that is slow, busy, gone or wrong costs time and no more: what it did not give right is left to the next one, then to the
 store. One that fetches for us, or sends, far more slowly than a store does is left out for a while (fetching/pace.py): the next one
-in the order is then the owner of what it should have fetched, so that the store still sends each byte about once.
+in the order is then the owner of what it should have fetched, so that the store still sends each byte about once. Where it is our own
+link that is slow, a warm leaves nobody out for it and waits.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def _take_from(
         now = time.monotonic()
         if now >= patience.until or not _admitted(peers, ask.node, now, patience.last):
             return rows
-        answer, left = _exchange(peers, ask, want, rows, fd, POLL_S if waits else 0, patience.until - now)
+        answer, left = _exchange(peers, ask, want, rows, fd, POLL_S if waits else 0, patience)
         metrics.peer_asked.labels(answer.kind).inc()
         if answer.kind == "sent":
             return left
@@ -170,7 +171,7 @@ def _take_from(
         elif answer.kind == "busy" and now - began < BUSY_S * (1 if waits else 0.1):
             time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 (not for secrets)
         else:
-            if answer.kind == "slow" and patience.until - began > peerclient.ANSWER_S:
+            if answer.kind == "slow" and patience.until - began > pace.ANSWER_S:
                 log.warning("peer_left_out", peer=ask.node, pack=want.pack, why=answer.why)
                 _leave_out(peers, ask.node, now)
             return rows
@@ -209,7 +210,7 @@ def _leave_out(peers: Peers, node: str, now: float) -> None:
 
 
 def _exchange(
-    peers: Peers, ask: Ask, want: PackWant, rows: list[int], fd: int, wait_s: int, most_s: float
+    peers: Peers, ask: Ask, want: PackWant, rows: list[int], fd: int, wait_s: int, patience: Patience
 ) -> tuple[Answer, list[int]]:
     part = want.take(np.array(rows, np.int64))
     members = (part.offset, part.length, part.head)
@@ -232,8 +233,9 @@ def _exchange(
         want.size,
         members,
         wait_s,
-        min(most_s, 3600.0),
+        min(patience.until - time.monotonic(), 3600.0),
         None if long is None else pour,
+        lambda: patience.until == float("inf") and not patience.stopped(),
     )
     if disk_failed:
         raise disk_failed[0]

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import pytest
 from cacheengine import metrics, wanted
 from cacheengine.fetching import fetch, pace
 from cacheengine.fetching.fetch import PackJob, Sources
-from cacheengine.fetching.pace import Meter
+from cacheengine.fetching.pace import Meter, Senders
 from cacheengine.node import CacheDirConfig, NodeConfig
 from cacheengine.ondemand.readthrough import ReadThrough
 from cacheengine.packs import packcache, reserving
@@ -301,14 +302,33 @@ def test_a_peer_that_creeps_is_left_out_and_asked_when_nobody_else_has_the_bytes
 def test_a_peer_whose_bytes_come_too_slowly_is_left_out(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peerclient, "ANSWER_S", 0.3)
-    monkeypatch.setattr(peerclient, "LEAST_BPS", 1 << 30)
+    monkeypatch.setattr(pace, "ANSWER_S", 0.3)
+    monkeypatch.setattr(pace, "LEAST_BPS", 1 << 30)
     bad, mine = BadPeer("slow", first_answer(published)), cache_at(tmp_path / "mine")
     with closing(bad):
         known = peers_of(other=bad.address)
         assert fill(published, mine, near(known)) == []
     assert set(known.slow) == {"other"}
     assert is_right(published, mine)
+
+
+@pytest.mark.parametrize(
+    ("store_bps", "stopped", "kind"), [(5e5, False, "sent"), (5e5, True, "slow"), (5e9, False, "slow")]
+)
+def test_a_warm_on_a_slow_link_waits_on_and_blames_no_peer(
+    monkeypatch: pytest.MonkeyPatch, store_bps: float, stopped: bool, kind: str
+) -> None:
+    """Eight bytes that trickle. The store was as slow a moment ago, or far from it."""
+    monkeypatch.setattr(pace, "ANSWER_S", 0.3)
+    monkeypatch.setattr(pace, "SENDERS", Senders(ended={pace.STORE: (time.monotonic(), store_bps)}))
+    bad = BadPeer("slow", b"trickles")
+    with closing(bad):
+        members = (np.array([0]), np.array([8]), np.zeros(1, "V8"))
+        answer = peerclient.ask(
+            Connections(), bad.address, SECRET, "0" * 64, 8, members, is_patient=lambda: not stopped
+        )
+    assert answer.kind == kind
+    assert bytes(answer.data) == (b"trickles" if kind == "sent" else b"")
 
 
 def test_a_busy_peer_says_so(published: Published, tmp_path: Path, serve: Callable[..., str]) -> None:
@@ -342,12 +362,18 @@ def first_answer(published: Published) -> bytes:
     return b"".join(whole[start:end] for start, end in spans.tolist())
 
 
+@pytest.fixture(autouse=True)
+def nobody_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What senders of other tests did says nothing here."""
+    monkeypatch.setattr(pace, "SENDERS", Senders())
+
+
 @pytest.mark.parametrize("fault", get_args(Fault))
 def test_a_hostile_peer_costs_time_and_no_more(
     published: Published, tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peerclient, "ANSWER_S", 0.3)
-    monkeypatch.setattr(peerclient, "LEAST_BPS", 1 << 30)
+    monkeypatch.setattr(pace, "ANSWER_S", 0.3)
+    monkeypatch.setattr(pace, "LEAST_BPS", 1 << 30)
     monkeypatch.setattr(peers, "BUSY_S", 0.2)
     part = published.part()
     whole = object_path(published.store, part.pack).read_bytes()
