@@ -60,8 +60,8 @@ def network() -> Iterator[Network]:
     made = Network(f"{NAMES}-{os.getpid()}-{next(_count)}-hub")
     try:
         run("ip", "netns", "add", made.hub)
-        run("ip", "-n", made.hub, "link", "add", "bridge", "type", "bridge")
-        run("ip", "-n", made.hub, "link", "set", "bridge", "up")
+        _run_in(made.hub, "ip", "link", "add", "bridge", "type", "bridge")
+        _run_in(made.hub, "ip", "link", "set", "bridge", "up")
         yield made
     finally:
         for host in made.hosts.values():
@@ -80,10 +80,10 @@ def add_host(network: Network, name: str) -> Host:
     run("ip", "netns", "add", namespace)
     run("ip", "link", "add", LINK, "netns", namespace, "type", "veth",
         "peer", "name", host.port, "netns", network.hub)  # fmt: skip
-    run("ip", "-n", network.hub, "link", "set", host.port, "master", "bridge", "up")
-    run("ip", "-n", namespace, "address", "add", f"{host.address}/24", "dev", LINK)
-    run("ip", "-n", namespace, "link", "set", LINK, "up")
-    run("ip", "-n", namespace, "link", "set", "lo", "up")
+    _run_in(network.hub, "ip", "link", "set", host.port, "master", "bridge", "up")
+    _run_in(namespace, "ip", "address", "add", f"{host.address}/24", "dev", LINK)
+    _run_in(namespace, "ip", "link", "set", LINK, "up")
+    _run_in(namespace, "ip", "link", "set", "lo", "up")
     return host
 
 
@@ -105,7 +105,7 @@ def limit(network: Network, host: Host, bits_per_s: int | None) -> None:
 def cut(host: Host, way: Way = "both") -> None:
     """Packets to or from the host are lost without a word, as on a cable that was pulled out far away."""
     for namespace, link in _ends(host, way):
-        run("tc", "-n", namespace, "qdisc", "replace", "dev", link, "root", "blackhole")
+        _run_in(namespace, "tc", "qdisc", "replace", "dev", link, "root", "blackhole")
 
 
 def heal(network: Network, host: Host) -> None:
@@ -113,34 +113,43 @@ def heal(network: Network, host: Host) -> None:
     rate = network.rates.get(host.name)
     for namespace, link in _ends(host, "both"):
         with suppress(Explained):  # there is none
-            run("tc", "-n", namespace, "qdisc", "delete", "dev", link, "root")
+            _run_in(namespace, "tc", "qdisc", "delete", "dev", link, "root")
         if rate is not None:
             burst = max(_LEAST_BURST, rate // 8 // 100)
-            run("tc", "-n", namespace, "qdisc", "add", "dev", link, "root", "tbf",
+            _run_in(namespace, "tc", "qdisc", "add", "dev", link, "root", "tbf",
                 "rate", f"{rate}bit", "burst", f"{burst}b", "latency", _QUEUE_MS)  # fmt: skip
 
 
 def unplug(host: Host, plugged: bool = False) -> None:
     """Take the link down, as both sides can see; plugged: bring it back."""
-    run("ip", "-n", host.hub, "link", "set", host.port, "up" if plugged else "down")
+    _run_in(host.hub, "ip", "link", "set", host.port, "up" if plugged else "down")
 
 
 def lose(sender: Host, receiver: Host, lost: bool = True) -> None:
     """Packets from one host to one other go astray, those of all others do not; lost False: no more."""
     what = ("lladdr", "02:00:00:00:00:fe", "nud", "permanent") if lost else ()
     verb = "replace" if lost else "delete"
-    run("ip", "-n", sender.namespace, "neighbour", verb, receiver.address, "dev", LINK, *what)
+    _run_in(sender.namespace, "ip", "neighbour", verb, receiver.address, "dev", LINK, *what)
 
 
 def sent_bytes(host: Host) -> int:
     """What the host has sent over its link so far, headers included, as the kernel counted it."""
-    [link] = json.loads(run("ip", "-n", host.namespace, "-j", "-s", "link", "show", LINK))
+    [link] = json.loads(_run_in(host.namespace, "ip", "-j", "-s", "link", "show", LINK))
     return int(link["stats64"]["tx"]["bytes"])
 
 
 def inside(host: Host, *command: str | Path) -> list[str]:
     """The command as it runs on that host: its network, everything else as here."""
-    return ["nsenter", f"--net={_FOLDER / host.namespace}", "--", *map(str, command)]
+    return _entering(host.namespace, *map(str, command))
+
+
+def _entering(namespace: str, *command: str) -> list[str]:
+    # `ip -n` enters a namespace of mounts, too, and cannot where / is no mount point, as in a chroot
+    return ["nsenter", f"--net={_FOLDER / namespace}", "--", *command]
+
+
+def _run_in(namespace: str, *command: str) -> str:
+    return run(*_entering(namespace, *command))
 
 
 @contextmanager

@@ -88,10 +88,10 @@ def form(entry: Training) -> dict[str, Any]:
 def training_dag(dag_id: str, entry: Training, scheduled: bool) -> DAG:
     """The DAG of one entry; the one that is not scheduled is for the form."""
     timetable = TrainingTimetable(entry.cron, timezone=entry.timezone, lead=timedelta(hours=entry.lead_hours))
-    # the second net, for a run that hangs: our own alert comes before it is late
+    # the second net, for a run that hangs: our own alert comes before it is late. The logical date is `lead` before training
     net = DeadlineAlert(
         reference=DeadlineReference.DAGRUN_LOGICAL_DATE,
-        interval=timedelta(hours=entry.ends_within_hours),
+        interval=timedelta(hours=entry.lead_hours + entry.ends_within_hours),
         callback=AsyncCallback(
             alerts.deadline_missed,
             kwargs={"what": f"It was to end within {entry.ends_within_hours:g} hours of its training time."},

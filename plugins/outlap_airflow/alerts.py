@@ -239,11 +239,12 @@ def task_succeeded(context: Mapping[str, Any]) -> None:
 
 
 async def deadline_missed(context: Any = None, what: str = "") -> None:
-    """Callback of Airflow's DeadlineAlert, in the triggerer: the run has not ended in time."""
+    """Callback of Airflow's DeadlineAlert, in the triggerer: the run has not ended in time.
+
+    context: `dag_run` is what the API says of the run (airflow/models/deadline.py).
+    """
     run = (context or {}).get("dag_run") or {}
-    dag_id, run_id = (
-        (run.get(name) or "" for name in ("dag_id", "run_id")) if isinstance(run, dict) else ("", str(run))
-    )
+    dag_id, run_id = run.get("dag_id") or "", run.get("dag_run_id") or ""
     title = f"{dag_id} {run_id} has not ended in time".strip()
     text = f"{title}. {what} Next: see the run in Airflow."
     await asyncio.to_thread(tell, Alert(f"deadline/{dag_id}/{run_id}", title, text))

@@ -1,7 +1,7 @@
 """When scheduled trainings begin: early enough that their warm-up can be done by the training time.
 
-A run's logical date is its training time. It starts `lead` before that, plans, and waits until the estimate says that warming must
-begin.
+A run's data interval ends at its training time. It begins `lead` before that, which is the run's logical date: Airflow starts no task
+before that (airflow/ti_deps/deps/runnable_exec_date_dep.py). The run plans, and waits until the estimate says that warming must begin.
 """
 
 from __future__ import annotations
@@ -47,6 +47,5 @@ class TrainingTimetable(CronTriggerTimetable):
         )
         if found is None:
             return None
-        return DagRunInfo(
-            run_after=found.run_after - self.lead, data_interval=DataInterval.exact(found.run_after)
-        )
+        begin = found.run_after - self.lead
+        return DagRunInfo(run_after=begin, data_interval=DataInterval(begin, found.run_after))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from tests.cacheengine.faulty import again, desire, end, flip, make_node, member
 from tests.cacheengine.nodes import Dataset, make_files, publish
 from tests.cacheengine.test_agent import Idc
 from tests.conftest import wait_until
+from tests.wallclock import wall_clock
 
 COUNT = 12
 RIGHT = {"right": COUNT, "wrong": 0, "error": 0}
@@ -224,17 +224,7 @@ def test_the_scrubber_comes_by(
 
 @pytest.fixture
 def wall(tmp_path: Path) -> tuple[dict[str, str], Callable[[int], None]]:
-    """(environment of a process, set(seconds): from now on its clock on the wall, and its children's, is off by so much)."""
-    shim, offset = tmp_path / "wallclock.so", tmp_path / "offset"
-    source = Path(__file__).with_name("wallclock.c")
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(shim), str(source)], check=True)
-
-    def change(seconds: int) -> None:
-        with offset.open("r+b" if offset.exists() else "wb") as file:
-            file.write(seconds.to_bytes(8, "little", signed=True))
-
-    change(0)
-    return {"LD_PRELOAD": str(shim), "WALL_OFFSET": str(offset)}, change
+    return wall_clock(tmp_path)
 
 
 @contextmanager

@@ -230,7 +230,11 @@ def test_a_failed_warm_is_a_trouble_of_its_dataset(hook: Hook) -> None:
 
 
 def test_a_deadline_that_airflow_missed_is_told(hook: Hook) -> None:
-    run = {"dag_id": "train_night", "run_id": "scheduled__1"}
+    from airflow.api_fastapi.core_api.datamodels.dag_run import DAGRunResponse
+
+    # as the scheduler makes it: DAGRunResponse, by its own names
+    assert "dag_run_id" in DAGRunResponse.model_fields
+    run = {"dag_id": "train_night", "dag_run_id": "scheduled__1"}
     asyncio.run(alerts.deadline_missed(context={"dag_run": run}, what="It was to end at six."))
     assert hook.got[0][1]["id"] == "deadline/train_night/scheduled__1"
 

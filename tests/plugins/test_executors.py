@@ -117,13 +117,16 @@ def running(
         parts = stack.enter_context(airflow_parts.airflow(layout, database, settings, workers))
         found = stack.enter_context(airflow_parts.session(layout, parts))
         api.wait_for_dags(found, [TIMED], print)
-        pause(found, True)
+        pause(found)
         yield parts, found
 
 
-def pause(session: api.Airflow, is_paused: bool) -> None:
-    """The training of every minute: only while a test wants it."""
-    api.ask(session, "PATCH", f"/dags/{TIMED}", {"is_paused": is_paused})
+def pause(session: api.Airflow) -> None:
+    """The training of every minute runs only while a test wants it; what has begun is ended, so that it fills no slot."""
+    api.ask(session, "PATCH", f"/dags/{TIMED}", {"is_paused": True})
+    for run in api.runs(session, TIMED):
+        if run.state in ("queued", "running"):
+            api.ask(session, "PATCH", f"/dags/{TIMED}/dagRuns/{run.id}", {"state": "failed"})
 
 
 def ti_state(session: api.Airflow, run: api.Run, task: str) -> tuple[str | None, int]:
@@ -228,20 +231,23 @@ def test_the_scheduler_begins_a_training_early_and_its_deadline_is_told(
     version = api.result(session, first, "publish")["version"]
     key = KEY.format(dataset="timed", version=version)
     api.follow(session, api.new_run(session, "sync_dataset", set(), key, print), print)
-    before = {run.id for run in api.runs(session, TIMED)}
-    pause(session, False)
-    until(lambda: {run.id for run in api.runs(session, TIMED)} - before, "the scheduler to begin a training")
-    run = next(run for run in api.runs(session, TIMED) if run.id not in before)
+    since = datetime.now(UTC)
+    api.ask(session, "PATCH", f"/dags/{TIMED}", {"is_paused": False})
+
+    def begun() -> list[str]:
+        """Those whose time to begin came after that."""
+        rows = api.ask(session, "GET", f"/dags/{TIMED}/dagRuns", run_after_gt=since.isoformat())["dag_runs"]
+        return [row["dag_run_id"] for row in rows if row["start_date"]]
+
     try:
+        until(begun, "the scheduler to begin a training")
+        run = next(run for run in api.runs(session, TIMED) if run.id in begun())
         # what is paused takes no next task
         assert api.follow(session, run, print).state == "success"
     finally:
-        pause(session, True)
-        for other in api.runs(session, TIMED):
-            if other.state in ("queued", "running"):
-                api.ask(session, "PATCH", f"/dags/{TIMED}/dagRuns/{other.id}", {"state": "failed"})
+        pause(session)
     row = api.ask(session, "GET", f"/dags/{TIMED}/dagRuns/{run.id}")
-    at = datetime.fromisoformat(row["logical_date"])
+    at = datetime.fromisoformat(row["data_interval_end"])
     assert (at - datetime.fromisoformat(row["run_after"])).total_seconds() == LEAD_S
     assert datetime.fromisoformat(row["start_date"]) < at
     began = {

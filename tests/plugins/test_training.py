@@ -47,9 +47,10 @@ def test_training_times_follow_the_clocks_and_the_lead_does_not(day: datetime, c
         restriction = TimeRestriction(earliest=start, latest=None, catchup=True)
         info = again.next_dagrun_info(last_automated_data_interval=last, restriction=restriction)
         assert info is not None and info.data_interval is not None and info.logical_date is not None
-        trains = info.logical_date.astimezone(BERLIN)
+        assert info.logical_date == info.run_after, "no task starts before the logical date"
+        trains = info.data_interval.end.astimezone(BERLIN)
         assert (trains.date() - day.date()).days == number - 1 and trains.hour == hour
-        assert info.logical_date - info.run_after == timedelta(hours=7), (
+        assert info.data_interval.end - info.run_after == timedelta(hours=7), (
             "seven real hours, whatever the clock says"
         )
         last = DataInterval(info.data_interval.start, info.data_interval.end)
@@ -60,8 +61,8 @@ def test_a_training_that_is_near_still_begins_and_one_that_has_passed_before_the
     restriction = TimeRestriction(earliest=None, latest=None, catchup=False)
     info = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
     now = datetime.now(UTC)
-    assert info is not None and info.logical_date is not None
-    assert now - timedelta(seconds=5) <= info.logical_date <= now + timedelta(hours=1)
+    assert info is not None and info.data_interval is not None
+    assert now - timedelta(seconds=5) <= info.data_interval.end <= now + timedelta(hours=1)
     assert info.run_after < now, "its lead has begun: it starts at once"
     late = TimeRestriction(earliest=None, latest=pendulum.datetime(2020, 1, 1), catchup=False)
     assert timetable.next_dagrun_info(last_automated_data_interval=None, restriction=late) is None

@@ -4,7 +4,7 @@ compare each byte."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ from tests.cacheengine.network.reader import Readers, reading
 from tests.cacheengine.network.scene import CONTROL, Scene, assert_right, publish_there, scene, tell
 from tests.cacheengine.nodes import Dataset, make_files
 from tests.conftest import wait_until
+from tests.wallclock import wall_clock
 
 pytestmark = pytest.mark.slow
 NAMES = ["n1", "n2", "n3"]
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+MINUTE_S, DAY_S = 60, 86_400
 PEER_PORT = 8802
 
 
@@ -222,28 +223,22 @@ def test_the_share_of_a_node_that_died_is_made_anew(spread: Spread) -> None:
     tell("a node of a spread version: kill -9, its share made anew elsewhere", seen, seconds)
 
 
-def add_with_clock(spread: Spread, name: str, off: str) -> Path:
-    """A node, not started, whose clock is off by what the file says."""
+def add_with_clock(spread: Spread, name: str, off_s: int) -> Callable[[int], None]:
+    """A node, not started, whose clock is off by so much, until what is returned is told otherwise."""
     node = groups.add_node(spread.scene.group, name)
-    clock = node.folder / "clock"
-    clock.write_text(off)
-    node.environment |= {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    return clock
+    environment, change = wall_clock(node.folder, off_s)
+    node.environment |= environment
+    return change
 
 
-@pytest.mark.parametrize("off", ["+10m", "-10m"])
-def test_a_node_whose_clock_is_off_takes_part(spread: Spread, off: str) -> None:
+@pytest.mark.parametrize("off_s", [10 * MINUTE_S, -10 * MINUTE_S])
+def test_a_node_whose_clock_is_off_takes_part(spread: Spread, off_s: int) -> None:
     """As far as S3 lets anyone's be: it refuses requests signed more than a quarter of an hour before or after its own time."""
-    group, name = spread.scene.group, f"clock{'ahead' if off[0] == '+' else 'behind'}"
+    group, name = spread.scene.group, f"clock{'ahead' if off_s > 0 else 'behind'}"
     until_settled(spread, set(NAMES), time.monotonic())
     with readers(spread) as seeing:
         start = time.monotonic()
-        add_with_clock(spread, name, off)
+        add_with_clock(spread, name, off_s)
         groups.start_agents(group, [name])
         seconds = until_settled(spread, {*NAMES, name}, start)
         assert held(spread, name)
@@ -255,16 +250,16 @@ def test_a_node_whose_clock_is_off_takes_part(spread: Spread, off: str) -> None:
         until_settled(spread, set(NAMES), start)
         seen = seeing.seen()
     assert_right(seen)
-    tell(f"a node joins whose clock is off by {off}", seen, seconds)
+    tell(f"a node joins whose clock is off by {off_s} s", seen, seconds)
 
 
-@pytest.mark.parametrize("off", ["+3d", "-3d"])
-def test_a_clock_that_is_off_by_days_is_named_and_set_right(spread: Spread, off: str) -> None:
+@pytest.mark.parametrize("off_s", [3 * DAY_S, -3 * DAY_S])
+def test_a_clock_that_is_off_by_days_is_named_and_set_right(spread: Spread, off_s: int) -> None:
     """The store refuses what such a node signs. It is alive, harms nobody, and takes its share once its clock is right."""
-    group, name = spread.scene.group, f"days{'ahead' if off[0] == '+' else 'behind'}"
+    group, name = spread.scene.group, f"days{'ahead' if off_s > 0 else 'behind'}"
     until_settled(spread, set(NAMES), time.monotonic())
     with readers(spread) as seeing:
-        clock = add_with_clock(spread, name, off)
+        set_clock = add_with_clock(spread, name, off_s)
         groups.start_agents(group, [name])
 
         def failure() -> str:
@@ -274,7 +269,7 @@ def test_a_clock_that_is_off_by_days_is_named_and_set_right(spread: Spread, off:
 
         wait_until(lambda: "the clock of this machine" in failure(), "its failure")
         seeing.go_on()
-        clock.write_text("+0")
+        set_clock(0)
         seconds = until_settled(spread, {*NAMES, name}, time.monotonic())
         assert held(spread, name)
         seeing.go_on()
@@ -282,7 +277,7 @@ def test_a_clock_that_is_off_by_days_is_named_and_set_right(spread: Spread, off:
         until_settled(spread, set(NAMES), time.monotonic())
         seen = seeing.seen()
     assert_right(seen)
-    tell(f"a node joins whose clock is off by {off}, and it is set right", seen, seconds)
+    tell(f"a node joins whose clock is off by {off_s} s, and it is set right", seen, seconds)
 
 
 def test_a_node_that_is_far_away_takes_part(spread: Spread) -> None:
