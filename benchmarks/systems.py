@@ -45,10 +45,11 @@ class System:
 
 
 def kind_of_disk(folder: Path) -> str:
-    """The file system that holds a folder, such as ext4."""
+    """The file system that holds a folder, such as ext4; unknown where its mount is not seen, as in a chroot."""
     place = folder.resolve()
     holding = [mount for mount in mountapi.mounts() if place.is_relative_to(mount.target)]
-    return max(holding, key=lambda mount: len(mount.target.parts)).kind
+    holding.sort(key=lambda mount: len(mount.target.parts))
+    return holding[-1].kind if holding else "unknown"
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import group, peerget
+from benchmarks import group, peerget, systems
 from benchmarks.group import FREE, Size, measure
 from benchmarks.report import cells, to_markdown
+from cacheengine.views import mountapi
 
 
 @pytest.fixture
@@ -44,3 +45,8 @@ def test_two_nodes_and_the_ways_to_get_ranges(
     assert all(row.value > 0 and len(cells(row)) == 7 for row in gets)
     assert "# outlap bench group" in to_markdown(found)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_whose_mount_is_not_seen_has_no_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mountapi, "mounts", list)
+    assert systems.kind_of_disk(tmp_path) == "unknown"
