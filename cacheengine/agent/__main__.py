@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 from functools import cache as once
 from functools import partial
@@ -23,6 +22,7 @@ from cacheengine.agent.api import make_app
 from cacheengine.agent.state import Node, load_state
 from cacheengine.client import Control
 from cacheengine.errors import Busy
+from cacheengine.logs import log_as_json
 from cacheengine.node import (
     NodeConfig,
     client_tokens,
@@ -42,19 +42,6 @@ from lake.config import Config, load_config
 from lake.errors import Explained, Refused
 
 log = structlog.get_logger()
-
-
-def log_as_json() -> None:
-    """One event, one line, on standard error."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _listen(listen: str, has_tokens: bool) -> socket.socket:

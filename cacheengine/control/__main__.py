@@ -10,6 +10,7 @@ import uvicorn
 from cacheengine.control.app import create_app
 from cacheengine.control.limits import limited
 from cacheengine.control.settings import load_settings
+from cacheengine.logs import log_as_json
 from lake.config import load_config
 from lake.errors import Explained
 from lake.stores import Store, open_store
@@ -19,15 +20,7 @@ log = structlog.get_logger("outlap.control")
 
 def main() -> int:
     """Serve until told to stop. 2: the settings, the database or the token file cannot be used."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    log_as_json()
     try:
         settings = load_settings()
         config = load_config()

@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -25,6 +24,7 @@ import structlog
 import trio
 
 from cacheengine.errors import MountFailed
+from cacheengine.logs import log_as_json
 from cacheengine.views import mountapi
 from cacheengine.views.image import PLAIN, Attributes
 from lake.errors import Explained, NotFound
@@ -250,15 +250,7 @@ def options(program: str, about: str) -> argparse.ArgumentParser:
 
 def run(serve_it: Callable[[], None]) -> int:
     """Set up the log (JSON lines on stderr) and serve. The exit status: 0, or 1 with a line that says why."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    log_as_json()
     try:
         serve_it()
     except (Explained, OSError) as error:
