@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import structlog
 
-from cacheengine import crashpoints, metrics
+from cacheengine import crashpoints
 from cacheengine import wanted as wants
 from cacheengine.agent import letgo, shares
 from cacheengine.agent.state import (
@@ -20,7 +20,7 @@ from cacheengine.agent.state import (
     resident_of,
     steady_ns,
 )
-from cacheengine.fetching import fetch, giveway, throttle
+from cacheengine.fetching import fetch, giveway, pace, throttle
 from cacheengine.fetching.fetch import Sources
 from cacheengine.packs import have as haves
 from cacheengine.packs import packcache, reserving
@@ -218,7 +218,8 @@ def _fetch(node: Node, key: Key, want: Want, status: Status, mine: Sequence[int]
         node.peers,
         shares.held_of(status.desired),
         node.stop_warm.is_set,
-        node.config.fetch_concurrency,
+        # what is a share of ours is about one of theirs
+        min(node.config.fetch_concurrency * fetch.REQUEST, status.bytes_total),
         rate,
     )
 
@@ -294,7 +295,7 @@ def check(node: Node, key: Key) -> None:
 
 
 def coming(node: Node, pack: str) -> int | None:
-    """For a peer that asks: how far the fetch is that will bring this pack; None when none will."""
+    """For a peer that asks: bytes that came to this node so far, where a fetch will bring this pack; None when none will."""
     with node.lock:
         for key in node.desired:
             status = node.statuses.get(key)
@@ -302,5 +303,5 @@ def coming(node: Node, pack: str) -> int | None:
                 continue
             under_way = status is None or status.state in ("waiting", "fetching") or node.warming == key
             if under_way and (key not in node.expected or pack in node.expected[key]):
-                return metrics.total(metrics.store_bytes) + metrics.total(metrics.peer_bytes)
+                return pace.mark(pace.SENDERS).bytes
     return None

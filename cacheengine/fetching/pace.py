@@ -2,6 +2,7 @@
 answer that comes too slowly, the peer that sends it or our own link.
 
 A peer that fetches counts as we do: it says how many bytes it has taken so far. Bytes of requests that have not ended are in no count.
+What a store gave before there was so much to do is no measure of a busy hour: a peer is held against what came to us meanwhile, too.
 """
 
 from __future__ import annotations
@@ -36,11 +37,24 @@ class Meter:
 @dataclass
 class Senders:
     """Who sends to us, by address. begun: when the answers that are under way began; ended: when the last one that was measured
-    did end, and its bytes a second. May be used from many threads."""
+    did end, and its bytes a second. came: how far those that are under way are. bytes, busy_s: of answers that ended, and the seconds
+    in which at least one was coming, up to `since`. May be used from many threads."""
 
     begun: dict[str, list[float]] = field(default_factory=dict)
     ended: dict[str, tuple[float, float]] = field(default_factory=dict)
+    came: list[Callable[[], int]] = field(default_factory=list)
+    bytes: int = 0
+    busy_s: float = 0.0
+    since: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What had come of all senders together at a moment, in how many busy seconds."""
+
+    bytes: int
+    busy_s: float
 
 
 STORES = Meter()
@@ -98,17 +112,42 @@ def sending(senders: Senders, sender: str, came: Callable[[], int]) -> Iterator[
     """An answer that is under way. came: how many bytes of it did so far."""
     began = time.monotonic()
     with senders.lock:
+        _count(senders, began)
+        senders.came.append(came)
         senders.begun.setdefault(sender, []).append(began)
     try:
         yield
     finally:
         now, count = time.monotonic(), came()
         with senders.lock:
+            _count(senders, now)
+            senders.came.remove(came)
+            senders.bytes += count
             senders.begun[sender].remove(began)
             if not senders.begun[sender]:
                 del senders.begun[sender]
             if count >= MEASURED or (count and now - began >= ANSWER_S):
                 senders.ended[sender] = (now, count / max(1e-6, now - began))
+
+
+def _count(senders: Senders, now: float) -> None:
+    if senders.came:
+        senders.busy_s += now - senders.since
+    senders.since = now
+
+
+def mark(senders: Senders) -> Mark:
+    """Now, to measure from."""
+    with senders.lock:
+        _count(senders, time.monotonic())
+        return Mark(senders.bytes + sum(came() for came in senders.came), senders.busy_s)
+
+
+def rate_since(senders: Senders, before: Mark) -> float | None:
+    """Bytes a second that came while anything was coming, with BURST_S on top; None when it was too little for a measure."""
+    now = mark(senders)
+    came, busy_s = now.bytes - before.bytes, now.busy_s - before.busy_s
+    return came / (busy_s + BURST_S) if came >= MEASURED else None
 
 
 def is_to_blame(senders: Senders, sender: str, count: int, began: float, now: float) -> bool:

@@ -43,14 +43,14 @@ log = structlog.get_logger()
 @dataclass(frozen=True)
 class Patience:
     """waits: for a peer that is fetching what we want. began: when the warm did (monotonic seconds). until: of all asking.
-    stopped: whether to give up. fetches: requests that a node makes at once, cap: bytes a second that it may fetch; of others as of us.
-    last: peers that are too slow are asked too, there is nobody else."""
+    stopped: whether to give up. under_way: bytes that a node may have asked of a store and not counted yet, cap: bytes a second that it
+    may fetch; of others as of us. last: peers that are too slow are asked too, there is nobody else."""
 
     waits: bool
     began: float
     until: float
     stopped: Callable[[], bool] = lambda: False
-    fetches: int = 1
+    under_way: int = 0
     cap: Callable[[], float | None] = lambda: None
     last: bool = False
 
@@ -80,12 +80,12 @@ def for_warm(
     peers: Peers,
     held: Held,
     stopped: Callable[[], bool],
-    fetches: int = 1,
+    under_way: int = 0,
     cap: Callable[[], float | None] = lambda: None,
     last: bool = False,
 ) -> Near:
-    """What a warm of a version takes from peers: it waits for what they are fetching. fetches, cap, last: see Patience."""
-    patience = Patience(not last, time.monotonic(), float("inf"), stopped, fetches, cap, last)
+    """What a warm of a version takes from peers: it waits for what they are fetching. under_way, cap, last: see Patience."""
+    patience = Patience(not last, time.monotonic(), float("inf"), stopped, under_way, cap, last)
 
     def near(want: PackWant, rows: list[int], fd: int) -> list[int]:
         group = peers.view().current
@@ -159,8 +159,8 @@ def _take_from(
             return left
         now = time.monotonic()
         if answer.kind == "coming" and waits:
-            watched = watched or _Watched(answer.progress, now, answer.progress, now)
-            why = _given_up(watched, answer.progress, now, want, rows, patience)
+            watched = watched or _Watched(answer.progress, now, answer.progress, now, pace.mark(pace.SENDERS))
+            why = _given_up(watched, answer.progress, now, patience)
             if why is not None:
                 log.warning("peer_left_out", peer=ask.node, pack=want.pack, why=why)
                 if why == SLOW:
@@ -180,27 +180,26 @@ def _take_from(
 
 @dataclass
 class _Watched:
-    """A peer that is waited for: its progress when we began to look, and when it last moved."""
+    """A peer that is waited for: its progress when we began to look, and when it last moved. ours: what had come to us by then."""
 
     first: int
     began: float
     last: int
     moved: float
+    ours: pace.Mark
 
 
-def _given_up(
-    watched: _Watched, progress: int, now: float, want: PackWant, rows: list[int], patience: Patience
-) -> str | None:
+def _given_up(watched: _Watched, progress: int, now: float, patience: Patience) -> str | None:
     """Why a peer that is fetching what we want is waited for no longer; None: it is."""
     if progress != watched.last:
         watched.last, watched.moved = progress, now
-    store, cap = pace.rate(pace.STORES), patience.cap()
-    ours = min(store, cap) if store and cap else store
-    # the peer's requests are as large as this one, and count when they end
-    uncounted = patience.fetches * int(want.length[rows].sum())
-    if pace.is_far_slower(progress - watched.first, now - watched.began, uncounted, ours):
+    ours = pace.rate(pace.STORES)
+    if ours is not None:
+        limits = (ours, patience.cap(), pace.rate_since(pace.SENDERS, watched.ours))
+        ours = min(limit for limit in limits if limit)
+    if pace.is_far_slower(progress - watched.first, now - watched.began, patience.under_way, ours):
         return SLOW
-    stalls_s = max(STALL_S, 2 * uncounted / ours) if ours else STALL_S
+    stalls_s = max(STALL_S, 2 * patience.under_way / ours) if ours else STALL_S
     return "it makes no progress" if now - watched.moved > stalls_s else None
 
 

@@ -103,3 +103,22 @@ def test_answers_are_measured_by_bytes_that_came_since_they_began(monkeypatch: p
     with pytest.raises(TimeoutError), pace.sending(senders, "it", lambda: 600):
         raise TimeoutError
     assert (senders.ended, senders.begun) == ({"it": (26.0, 100.0)}, {})
+
+
+def test_what_came_since_a_mark_counts_answers_under_way_and_busy_seconds_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, came = 10.0, 0
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
+    senders = Senders()
+    before = pace.mark(senders)
+    with pace.sending(senders, "one", lambda: came):
+        now, came = 12.0, pace.MEASURED - 1
+        assert pace.rate_since(senders, before) is None
+        with pace.sending(senders, "other", lambda: 1000):
+            now = 14.0
+            assert pace.rate_since(senders, before) == (came + 1000) / (4 + pace.BURST_S)
+    now = 100.0  # nothing came: no time to count
+    assert pace.rate_since(senders, before) == (came + 1000) / (4 + pace.BURST_S)
+    assert pace.rate_since(senders, pace.mark(senders)) is None
+    assert pace.mark(senders).bytes == came + 1000

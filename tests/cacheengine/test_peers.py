@@ -299,6 +299,37 @@ def test_a_peer_that_creeps_is_left_out_and_asked_when_nobody_else_has_the_bytes
     through.close()
 
 
+@pytest.mark.parametrize("starved", ["it is as slow as all that comes to us", "it has much under way"])
+def test_a_peer_that_is_only_as_starved_as_we_are_is_waited_for(
+    published: Published,
+    tmp_path: Path,
+    serve: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    starved: str,
+) -> None:
+    """The store was far faster once, before all had so much to do."""
+    monkeypatch.setattr(pace, "LOOK_S", 0.1)
+    monkeypatch.setattr(pace, "SENDERS", Senders())
+    monkeypatch.setattr(peers, "POLL_S", 0)
+    theirs, mine, steps = cache_at(tmp_path / "theirs"), cache_at(tmp_path / "mine"), itertools.count(1)
+    creeps, began, came = "as slow" in starved, time.monotonic(), 0
+    monkeypatch.setattr(pace, "STORES", Meter(busy_s=1.0, bytes=1 << 40 if creeps else 1 << 30))
+
+    def coming(pack: str) -> int:
+        nonlocal came
+        if time.monotonic() - began > 5 * pace.LOOK_S:
+            assert fill(published, theirs) == []
+        came = next(steps) * 100_000 if creeps else 0
+        return came
+
+    known = peers_that_own_all(other=serve(theirs, coming=coming))
+    waits = peers.for_warm(known, Held(version=""), lambda: False, 0 if creeps else 1 << 30)
+    with pace.sending(pace.SENDERS, "third", lambda: came):
+        assert fill(published, mine, Sources(near=waits)) == []
+    assert known.slow == {}
+    assert is_right(published, mine)
+
+
 def test_a_peer_whose_bytes_come_too_slowly_is_left_out(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
