@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from blake3 import blake3
@@ -72,6 +73,7 @@ def open_cache(dirs: Iterable[CacheDirConfig]) -> Cache:
     return Cache(tuple(opened))
 
 
+@lru_cache(1024)  # a peer asks for members of one pack thousands of times
 def pack_path(directory: CacheDir, pack: str) -> Path:
     """Raises Refused when this is no pack id: it becomes a path."""
     if not is_hash(pack):
@@ -79,6 +81,7 @@ def pack_path(directory: CacheDir, pack: str) -> Path:
     return directory.path / "packs" / pack[:2] / f"{pack}.tar"
 
 
+@lru_cache(1024)
 def have_path(directory: CacheDir, pack: str) -> Path:
     return pack_path(directory, pack).with_suffix(".have")
 

@@ -24,19 +24,21 @@ MOST_WAIT_S = 20.0
 
 
 def encode(offset: Ints, length: Ints, head: Heads) -> bytes:
-    return np.stack([offset.view("<u8"), length.view("<u8"), head.view("<u8")], axis=1).tobytes()
+    rows = np.empty((len(offset), 3), "<u8")
+    rows[:, 0], rows[:, 1], rows[:, 2] = offset, length, head
+    return rows.tobytes()
 
 
 def decode(body: bytes, size: int) -> tuple[Ints, Ints, Heads] | None:
     """(offset, length, head); None for anything but members inside a pack of this size, in ascending order."""
     if not body or len(body) % 24 or len(body) > 24 * MOST_MEMBERS:
         return None
-    rows = np.frombuffer(body, "<u8").reshape(-1, 3)
-    offset, length = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
-    inside = (offset >= 0) & (length >= 0) & (offset <= size) & (length <= size - offset)
-    if not inside.all() or (np.diff(offset) < 0).any():
+    rows = np.frombuffer(body, "<i8").reshape(-1, 3)
+    offset, length, head = rows.T.copy()
+    # what is above the largest signed number is below 0 here
+    if (rows[:, :2] < 0).any() or (length > size - offset).any() or (offset[1:] < offset[:-1]).any():
         return None
-    return offset, length, rows[:, 2].astype(np.uint64)
+    return offset, length, head.view(np.uint64)
 
 
 def spans(offset: Ints, length: Ints) -> npt.NDArray[np.int64]:
@@ -44,6 +46,8 @@ def spans(offset: Ints, length: Ints) -> npt.NDArray[np.int64]:
     if not len(offset):
         return np.empty((0, 2), np.int64)
     reach = np.maximum.accumulate(offset + length)
-    new = np.flatnonzero(np.append(True, offset[1:] - reach[:-1] > GAP))
-    ends = reach[np.append(new[1:], len(offset)) - 1]
-    return np.stack([offset[new], ends], axis=1)
+    last = np.flatnonzero(offset[1:] - reach[:-1] > GAP)  # rows that a span ends with, without the last
+    made = np.empty((len(last) + 1, 2), np.int64)
+    made[0, 0], made[1:, 0] = offset[0], offset[last + 1]
+    made[:-1, 1], made[-1, 1] = reach[last], reach[-1]
+    return made

@@ -354,7 +354,7 @@ def test_a_warm_on_a_slow_link_waits_on_and_blames_no_peer(
     monkeypatch.setattr(pace, "SENDERS", Senders(ended={pace.STORE: (time.monotonic(), store_bps)}))
     bad = BadPeer("slow", b"trickles")
     with closing(bad):
-        members = (np.array([0]), np.array([8]), np.zeros(1, "V8"))
+        members = (np.array([0]), np.array([8]), np.zeros(1, np.uint64))
         answer = peerclient.ask(
             Connections(), bad.address, SECRET, "0" * 64, 8, members, is_patient=lambda: not stopped
         )
