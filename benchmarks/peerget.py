@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from benchmarks import rivals
 from benchmarks.report import Row, row
 from cacheengine.fetching import fetch
@@ -137,7 +139,7 @@ def _ask_http(connection: socket.socket, kept: list[socket.socket], path: str, a
     head, _, rest = data.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 206"):
         raise Explained(f"nginx, asked for {path}", head.decode("latin-1")[:200], "see its log")
-    body = memoryview(bytearray(total))
+    body = np.empty(total, np.uint8).data
     body[: len(rest)] = rest
     at = len(rest)
     while at < total:
@@ -164,7 +166,7 @@ def _close(kept: Sequence[socket.socket]) -> None:
 
 
 def _pread(opened: Mapping[str, int], asked: Range) -> memoryview:
-    data = memoryview(bytearray(asked.end - asked.start))
+    data = np.empty(asked.end - asked.start, np.uint8).data
     at = 0
     while at < len(data):
         at += os.preadv(opened[asked.pack], [data[at:]], asked.start + at)

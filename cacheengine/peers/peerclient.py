@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from cacheengine.fetching import pace
 from cacheengine.packs.have import Heads, Ints
 from cacheengine.peers import peerwire
@@ -238,7 +240,7 @@ def _take(connection: socket.socket, into: memoryview, waiting: _Waiting) -> int
 def _read_exactly(connection: socket.socket, rest: bytes, total: int, waiting: _Waiting) -> memoryview:
     if len(rest) > total:
         raise _Broken("it sends more than it said")
-    data = memoryview(bytearray(total))
+    data = np.empty(total, np.uint8).data  # not cleared first, as a bytearray is
     data[: len(rest)] = rest
     waiting.came = len(rest)
     while waiting.came < total:

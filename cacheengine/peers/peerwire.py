@@ -36,7 +36,9 @@ def decode(body: bytes, size: int) -> tuple[Ints, Ints, Heads] | None:
     rows = np.frombuffer(body, "<i8").reshape(-1, 3)
     offset, length, head = rows.T.copy()
     # what is above the largest signed number is below 0 here
-    if (rows[:, :2] < 0).any() or (length > size - offset).any() or (offset[1:] < offset[:-1]).any():
+    wrong = (offset < 0) | (length < 0) | (length > size - offset)
+    wrong[1:] |= offset[1:] < offset[:-1]
+    if np.count_nonzero(wrong):
         return None
     return offset, length, head.view(np.uint64)
 
@@ -46,7 +48,7 @@ def spans(offset: Ints, length: Ints) -> npt.NDArray[np.int64]:
     if not len(offset):
         return np.empty((0, 2), np.int64)
     reach = np.maximum.accumulate(offset + length)
-    last = np.flatnonzero(offset[1:] - reach[:-1] > GAP)  # rows that a span ends with, without the last
+    (last,) = (offset[1:] - reach[:-1] > GAP).nonzero()  # rows that a span ends with, without the last
     made = np.empty((len(last) + 1, 2), np.int64)
     made[0, 0], made[1:, 0] = offset[0], offset[last + 1]
     made[:-1, 1], made[-1, 1] = reach[last], reach[-1]
