@@ -137,7 +137,6 @@ def airflow(first: dict[str, Any], home: Path) -> Iterator[api.Airflow]:
 def test_the_nightly_run_does_what_is_new(airflow: api.Airflow, tmp_path: Path) -> None:
     config = load_config()
     here, there = stores.lake_store(config, "idc-a"), stores.lake_store(config, "idc-b")
-    known = {run.id for run in api.runs(airflow, "warm_dataset")}
 
     def night() -> api.Run:
         return api.follow(airflow, api.trigger(airflow, "nightly_incremental", {}), print)
@@ -145,7 +144,8 @@ def test_the_nightly_run_does_what_is_new(airflow: api.Airflow, tmp_path: Path) 
     night()
     one = refs.resolve(here, "nightly-front")
     key = f"nightly-front@{one.version}|idc-b"
-    api.follow(airflow, api.new_run(airflow, "warm_dataset", known, key, print), print)
+    # in the hours after midnight Airflow has begun the night by itself, and ours found nothing new
+    api.follow(airflow, api.new_run(airflow, "warm_dataset", set(), key, print), print)
     drives = len(catalog.drives_in(here))
     make_drive(
         tmp_path / "new",
