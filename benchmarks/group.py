@@ -34,7 +34,7 @@ from lake.publish import Published, publish_rows
 from lake.stores import Store
 
 DATASET, TAG = "frames", "bench"
-PACK_BYTES = 7 << 20  # a request each, of about the size that a pack of a GiB is asked for in
+PACK_BYTES = 7 << 20  # so that each is one request of about 8 MiB, as nearly all of a large pack are
 GBIT = 1_000_000_000
 GOAL = "<= 1.05"
 # soon: what is measured should not be how often nodes report
