@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo down setup test test-slow lint types freeze bench
+.PHONY: help demo down setup test test-slow test-faults lint types freeze bench
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: lint types  ## every test but the long fault runs
 
 test-slow: .venv/.bench  ## the long fault runs
 	$(PYTEST) -m slow
+
+test-faults: .venv/.bench  ## every row of docs/faults.md, the long runs too
+	$(PYTEST) -m fault
 
 freeze: $(INSTALLED)  ## write constraints.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --python-version 3.11.2 --no-header --no-annotate --no-emit-index-url --all-extras \
