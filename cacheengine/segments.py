@@ -1,6 +1,6 @@
 """Segments: rows of some parts of a version, kept on a node in two orders.
 
-    <name>.rows.parquet    sorted by path, as the parts are; no row group reaches over the end of a part
+    <name>.rows.parquet    by path, as the parts are, with the time that a view shows; no row group reaches over the end of a part
     <name>.packs.parquet   by pack and offset, one row group a pack; `part` says which of the parts a row is of
     <name>.json            which parts and packs these are; written last
 
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cacheengine.content_times import content_times
 from lake.canonical import blake3_hex, canonical_json
 from lake.errors import Corrupt
 
@@ -30,7 +31,16 @@ BUCKET_ROWS = 500_000
 GROUP_ROWS = 1 << 18
 SUFFIXES = (".rows.parquet", ".packs.parquet", ".json")
 _REMADE = "it is made again by itself"
-ROWS = pa.schema([("path", pa.string()), ("size", pa.int64()), ("pack", pa.string()), ("offset", pa.int64())])
+# mtime_s: see content_times; segments of releases before 0.2.0 lack it
+ROWS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("pack", pa.string()),
+        ("offset", pa.int64()),
+        ("mtime_s", pa.uint32()),
+    ]
+)
 _BUCKET = pa.schema(
     [
         ("path", pa.string()),
@@ -157,14 +167,18 @@ def _groups(path: Path, parts: Iterable[PartRows], columns: list[str]) -> Iterat
 
 
 def read_groups(path: Path, runs: Sequence[tuple[int, int]], columns: list[str] | None) -> Iterator[pa.Table]:
-    """Row groups of a Parquet file, given as (first, how many), one at a time. Raises Corrupt, FileNotFoundError."""
+    """Row groups of a Parquet file, given as (first, how many), one at a time; columns that it lacks are left out.
+
+    Raises Corrupt, FileNotFoundError.
+    """
     if not runs:
         return
     try:
         with pa.OSFile(str(path), "rb") as source, pq.ParquetFile(source, metadata=_footer(source)) as file:
             for first, number in runs:
+                names = columns and [name for name in columns if name in file.schema_arrow.names]
                 for group in range(first, first + number):
-                    yield file.read_row_group(group, columns=columns)
+                    yield file.read_row_group(group, columns=names)
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
@@ -217,7 +231,7 @@ def _write_rows(
             first += groups
             if not groups:
                 continue
-            writer.write_table(table.select(ROWS.names).cast(ROWS), row_group_size=GROUP_ROWS)
+            writer.write_table(_with_times(table), row_group_size=GROUP_ROWS)
             number = pa.array(np.full(table.num_rows, place, np.int32))
             mine = table.append_column("part", number).select(_BUCKET.names).cast(_BUCKET)
             _count(mine, found)
@@ -226,6 +240,15 @@ def _write_rows(
     if writer is None:
         raise Corrupt("the version", "it has no rows", "publish it again")
     return kept, found
+
+
+def _with_times(table: pa.Table) -> pa.Table:
+    """The columns of ROWS. Raises Corrupt for a content id that is no hash."""
+    try:
+        times = pa.array(content_times(table["content_id"]))
+    except ValueError as error:
+        raise Corrupt("the rows of the version", str(error), "publish the version again") from error
+    return table.append_column("mtime_s", times).select(ROWS.names).cast(ROWS)
 
 
 def _count(table: pa.Table, found: dict[str, tuple[int, int, int]]) -> None:

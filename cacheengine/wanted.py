@@ -38,7 +38,8 @@ from lake.versions import Available
 
 INDEX_SUFFIX = ".want.json"
 _LIST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_LAYOUT = 2
+_LAYOUT = 3
+_WITHOUT_TIMES = 2  # as written before 0.2.0: its rows lack mtime_s
 _NAMED = 5
 # of an older layout: such rows are read from the store again
 _OLD = (".parquet", ".packs.parquet")
@@ -106,7 +107,8 @@ class Want:
     """files and bytes: N of N. packs: ascending by id. index: the file that says all this.
 
     identity: what a content id is (lake.manifests). assembled: ids of packs that are put together from single objects here.
-    parts: (segment, first row group, row groups), ascending by path. at: of each pack, (segment, row group).
+    parts: (segment, first row group, row groups), ascending by path. at: of each pack, (segment, row group). has_times: whether its
+    rows have mtime_s.
     """
 
     version: str
@@ -120,6 +122,7 @@ class Want:
     segments: tuple[SegmentUse, ...]
     parts: tuple[tuple[int, int, int], ...]
     at: tuple[tuple[tuple[int, int], ...], ...]
+    has_times: bool = True
 
 
 def index_path(views: Path, version: str, list_id: str | None = None) -> Path:
@@ -156,7 +159,7 @@ def read_index(index: Path) -> Want:
     folder = _beside(index, ".rows")
     try:
         value = json.loads(index.read_bytes())
-        if value["layout"] != _LAYOUT:
+        if value["layout"] not in (_LAYOUT, _WITHOUT_TIMES):
             raise ValueError(f"its layout is {value['layout']}")
         uses = []
         for name, sizes, dead in value["segments"]:
@@ -174,6 +177,7 @@ def read_index(index: Path) -> Want:
             tuple(uses),
             tuple(map(tuple, value["parts"])),
             tuple(tuple(map(tuple, places)) for places in value["at"]),
+            value["layout"] != _WITHOUT_TIMES,
         )
     except FileNotFoundError:
         raise
@@ -315,7 +319,8 @@ def _saved(views: Path) -> Iterator[Segment]:
         if not is_hash(index.name.removesuffix(INDEX_SUFFIX)):
             continue  # of a file list: not all rows of its parts
         try:
-            for use in read_index(index).segments:
+            want = read_index(index)
+            for use in want.segments if want.has_times else ():
                 name = use.rows.name.removesuffix(segments.SUFFIXES[0])
                 if name not in seen and _is_whole(use):
                     yield segments.read_segment(use.rows.parent, name)
@@ -370,14 +375,15 @@ def _put_together(
 
 
 def read_rows(rows: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """path, size, pack, offset (segments.ROWS), ascending by path, of an index or of a Parquet file of rows.
+    """path, size, pack, offset, mtime_s (segments.ROWS), ascending by path, of an index or of a Parquet file of rows.
 
-    Raises FileNotFoundError, Corrupt.
+    Rows that were saved before 0.2.0 have no mtime_s. Raises FileNotFoundError, Corrupt.
     """
     if rows.name.endswith(INDEX_SUFFIX):
         yield from _rows(read_index(rows), columns)
         return
     with pq.ParquetFile(rows) as file:
+        columns = columns and [name for name in columns if name in file.schema_arrow.names]
         for batch in file.iter_batches(segments.GROUP_ROWS, columns=columns):
             yield pa.Table.from_batches([batch])
 

@@ -67,8 +67,17 @@ def mount(node: Node, request: MountRequest) -> MountAnswer:
 
 
 def _want(node: Node, version: str) -> Want:
+    """The rows of a version; those of an older release are read anew for their times where the store answers."""
     views_of = node.config.views
-    return wants.load_want(views_of, version) or wants.save_want(node.store(), views_of, version)
+    want = wants.load_want(views_of, version)
+    if want is not None and want.has_times:
+        return want
+    try:
+        return wants.save_want(node.store(), views_of, version)
+    except (StoreDown, NotFound):
+        if want is None:
+            raise
+        return want
 
 
 def _folder(path: Path) -> Path:
@@ -221,10 +230,11 @@ def _warm_rows(node: Node, want: Want, masks: dict[str, Mask], target: str) -> t
     chosen = pa.array(paths, pa.string())
     out = warm_rows_path(node, target)
     part_file, files, size = out.with_suffix(".tmp"), 0, 0
-    with pq.ParquetWriter(part_file, ROWS) as writer:
-        for table in wants.read_rows(want.index, ROWS.names):
+    schema = ROWS if want.has_times else ROWS.remove(ROWS.get_field_index("mtime_s"))
+    with pq.ParquetWriter(part_file, schema) as writer:
+        for table in wants.read_rows(want.index, schema.names):
             table = table.filter(pc.is_in(table["path"], chosen))
-            writer.write_table(table.cast(ROWS))
+            writer.write_table(table.cast(schema))
             files, size = files + table.num_rows, size + int(pc.sum(table["size"]).as_py() or 0)
     part_file.replace(out)
     return out, files, size

@@ -50,6 +50,7 @@ class PackFiles(pyfuse3.Operations):
 
     supports_dot_lookup = False
     enable_writeback_cache = False
+    listxattr = fuseserve.list_no_attributes
 
     def __init__(self, source: PackSource, work: Work) -> None:
         super().__init__()
@@ -69,6 +70,7 @@ class PackFiles(pyfuse3.Operations):
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         """ENOENT for what is no pack id or is in no store, EIO when nobody can be asked."""
+        fuseserve.check_name(name)
         pack_id = os.fsdecode(name).removesuffix(SUFFIX)
         if parent_inode != pyfuse3.ROOT_INODE or not name.endswith(SUFFIX.encode()) or not is_hash(pack_id):
             raise pyfuse3.FUSEError(errno.ENOENT)

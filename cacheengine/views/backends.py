@@ -6,8 +6,11 @@ import os
 import platform
 import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast, get_args
+
+import pyarrow as pa
 
 from cacheengine.errors import MountFailed
 from cacheengine.views import mountapi
@@ -17,6 +20,7 @@ from lake.errors import Refused
 Backend = Literal["kernel", "loop", "fuse"]
 KERNEL_SINCE, LOOP_SINCE = (6, 12), (5, 16)
 MOST_LOOP_PACKS = 250
+PROBE_TIME_S = 1_000_000_000
 _CAP_SYS_ADMIN = 21
 
 
@@ -52,12 +56,35 @@ def _why_not(backend: Backend, scratch: Path, packs: int) -> str | None:
         return f"{packs} packs, and loop devices are for up to {MOST_LOOP_PACKS}"
     try:
         with tempfile.TemporaryDirectory(dir=scratch, prefix="probe-") as folder:
-            image = Path(folder) / "empty.erofs"
-            build_image(image, [], [])
-            (mountapi.probe_erofs if backend == "kernel" else mountapi.probe_loop)(image)
+            _probe(backend, Path(folder))
     except (MountFailed, OSError) as error:
         return error.why if isinstance(error, MountFailed) else str(error)
     return None
+
+
+def _probe(backend: Backend, folder: Path) -> int:
+    """Mount an image of one empty file; the time in ns that this file shows. Raises MountFailed, OSError."""
+    image, row = Path(folder) / "probe.erofs", {"path": ["f"], "size": [0], "pack": ["p"], "offset": [0]}
+    times = pa.array([PROBE_TIME_S], pa.uint32())
+    build_image(image, [pa.table({**row, "mtime_s": times})], ["p"])
+    probe = mountapi.probe_erofs if backend == "kernel" else mountapi.probe_loop
+    return probe(image, "f").st_mtime_ns
+
+
+@lru_cache
+def shows_compact_times(backend: Backend, scratch: Path) -> bool:
+    """Try whether this kernel shows the time of a compact inode; kernels before 6.15 show that of the superblock.
+
+    Args:
+        backend: `kernel` or `loop`.
+        scratch: A folder on the disk where views will lie.
+
+    Raises:
+        MountFailed: such a view cannot be mounted here.
+        OSError: the folder cannot be written.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="probe-") as folder:
+        return _probe(backend, Path(folder)) == PROBE_TIME_S * 10**9
 
 
 _GOOD = {

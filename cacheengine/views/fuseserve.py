@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ import trio
 from cacheengine.errors import MountFailed
 from cacheengine.logs import log_as_json
 from cacheengine.views import mountapi
-from cacheengine.views.image import PLAIN, Attributes
+from cacheengine.views.image import LONGEST_NAME, PLAIN, Attributes
 from lake.errors import Explained, NotFound
 
 BLOCK = 4096
@@ -125,9 +125,14 @@ def _fuse_descriptor() -> int:
 
 
 def attributes(
-    inode: int, size: int, is_dir: bool, nlink: int = 1, same: Attributes = PLAIN
+    inode: int,
+    size: int,
+    is_dir: bool,
+    nlink: int = 1,
+    same: Attributes = PLAIN,
+    mtime_ns: int | None = None,
 ) -> pyfuse3.EntryAttributes:
-    """What stat shows: the same as in an EROFS view."""
+    """What stat shows: the same as in an EROFS view. mtime_ns: of this file, where it has a time of its own."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(inode)
     entry.generation = 0
@@ -137,9 +142,23 @@ def attributes(
     entry.st_size = size
     entry.st_blksize = BLOCK
     entry.st_blocks = -(-size // BLOCK) * (BLOCK // 512)
-    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = same.mtime_ns
+    time_ns = same.mtime_ns if mtime_ns is None else mtime_ns
+    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = time_ns
     entry.entry_timeout = entry.attr_timeout = FOREVER_S
     return entry
+
+
+def check_name(name: bytes) -> None:
+    """Raises FUSEError(ENAMETOOLONG), as the kernel does in its own file systems."""
+    if len(name) > LONGEST_NAME:
+        raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
+
+
+async def list_no_attributes(
+    _: pyfuse3.Operations, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+) -> Sequence[pyfuse3.XAttrNameT]:
+    """The extended attributes of a file: none. Without this method FUSE says that it knows no such attributes."""
+    return []
 
 
 def file_system_size(size: int, files: int) -> pyfuse3.StatvfsData:

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cacheengine.content_times import EARLIEST_S
 from lake.errors import Corrupt, Refused
 
 BLOCK = 4096
@@ -42,8 +43,9 @@ CHUNK_COMPACT, CHUNK_EXTENDED = 0x20 | 20, 0x20 | 31
 TYPE_FILE, TYPE_DIR = 1, 2
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 BATCH = 1 << 16
-# the oldest time that every tool takes (zip begins there); one for all files, so that an image depends on its rows alone
-MTIME_NS = 315_532_800 * 10**9
+_COLUMNS = ("path", "size", "pack", "offset", "mtime_s")
+# of directories, and of files whose rows have no time of their own: an image depends on its rows alone
+MTIME_NS = EARLIEST_S * 10**9
 # an empty component, `.`, `..` or a NUL
 _BAD_PATH = r"(^|/)\.{0,2}(/|$)|\x00"
 
@@ -117,6 +119,7 @@ class _Build:
     directories: IO[bytes]
     meta: int
     attributes: Attributes
+    extended: bool
     packs: pa.Array
     ends: Ints
     next_nid: int
@@ -136,11 +139,14 @@ def build_image(
     gid: int = 0,
     mode: int = 0o444,
     mtime_ns: int = MTIME_NS,
+    extended: bool = False,
 ) -> ImageInfo:
     """Write the image of all rows to `out`, atomically.
 
-    tables: path (str), size, pack (id), offset (bytes, a multiple of 4096); sorted by the bytes of path over all tables; other
-    columns are ignored. packs: ids in the order in which they will be given as devices. mode: of files (see Attributes).
+    tables: path (str), size, pack (id), offset (bytes, a multiple of 4096) and, where it is there, mtime_s (seconds, uint32);
+    sorted by the bytes of path over all tables; other columns are ignored. packs: ids in the order in which they will be given as
+    devices. mode: of files (see Attributes). mtime_ns: of directories, and of files without mtime_s. extended: inodes of 64 bytes for
+    every file, for kernels that ignore the times of those of 32 bytes.
     Raises Refused (a path or location that cannot be shown, too many packs) and Corrupt (rows out of order, an unknown pack).
     """
     if len(packs) > MOST_DEVICES:
@@ -154,13 +160,15 @@ def build_image(
                 directories=directories,
                 meta=meta,
                 attributes=Attributes(uid, gid, mode, mtime_ns),
+                extended=extended,
                 packs=pa.array(list(packs), pa.string()),
                 ends=np.zeros(len(packs), np.int64),
                 next_nid=_ROOT_NID + _DIR_UNITS,
                 open=[_Directory(b"", _ROOT_NID, _ROOT_NID)],
             )
             for table in tables:
-                for batch in table.select(["path", "size", "pack", "offset"]).to_batches(BATCH):
+                columns = [name for name in _COLUMNS if name in table.column_names]
+                for batch in table.select(columns).to_batches(BATCH):
                     _add_batch(build, batch)
             info = _finish(build)
             inodes.flush()
@@ -235,7 +243,9 @@ def _add_batch(build: _Build, batch: pa.RecordBatch) -> None:
         raise Corrupt("the rows of the view", why, "publish again")
     build.last = paths[-1].as_py()
     sizes, devices, blocks = _locations(build, batch)
-    extended = (sizes >= 1 << 32) | (build.attributes.uid > 0xFFFF) | (build.attributes.gid > 0xFFFF)
+    times = _times(build, batch)
+    wide = build.extended or build.attributes.uid > 0xFFFF or build.attributes.gid > 0xFFFF
+    extended = (sizes >= 1 << 32) | wide
     units = np.where(extended, _EXTENDED_UNITS, _COMPACT_UNITS)
     before = np.concatenate([[0], np.cumsum(units)])
     changes = pc.not_equal(directories[1:], directories[:-1]).to_numpy(zero_copy_only=False)
@@ -250,7 +260,7 @@ def _add_batch(build: _Build, batch: pa.RecordBatch) -> None:
     area = np.zeros((build.next_nid - first, _UNIT // 8), np.uint64)
     for form, kind, count in ((_COMPACT, ~extended, _COMPACT_UNITS), (_EXTENDED, extended, _EXTENDED_UNITS)):
         if kind.any():
-            inodes = _inodes(build, form, nids[kind], sizes[kind], devices[kind], blocks[kind])
+            inodes = _inodes(build, form, nids[kind], sizes[kind], devices[kind], blocks[kind], times[kind])
             halves = inodes.view(np.uint8).reshape(len(inodes), -1)[:, : count * _UNIT]
             place = (nids[kind] - first)[:, None] + np.arange(count)
             area[place] = np.ascontiguousarray(halves).view(np.uint64).reshape(len(inodes), count, -1)
@@ -279,9 +289,19 @@ def _locations(build: _Build, batch: pa.RecordBatch) -> tuple[Ints, Ints, Ints]:
 
 
 def _inodes(
-    build: _Build, form: np.dtype[Any], nids: Ints, sizes: Ints, devices: Ints, blocks: Ints
+    build: _Build,
+    form: np.dtype[Any],
+    nids: Ints,
+    sizes: Ints,
+    devices: Ints,
+    blocks: Ints,
+    times: npt.NDArray[np.uint32],
 ) -> npt.NDArray[Any]:
-    """Inodes of files in one of the two forms."""
+    """Inodes of files in one of the two forms.
+
+    The time of a compact inode is an offset from that of the superblock (Linux 6.15 and newer; older kernels show that of the
+    superblock), and its nanoseconds are those of the superblock.
+    """
     is_extended, same = form == _EXTENDED, build.attributes
     inodes = np.zeros(len(nids), form)
     inodes["format"] = EXTENDED_CHUNKED if is_extended else COMPACT_CHUNKED
@@ -290,9 +310,22 @@ def _inodes(
     inodes["nlink"], inodes["uid"], inodes["gid"] = 1, same.uid, same.gid
     inodes["ino"] = nids & 0xFFFFFFFF
     inodes["size"], inodes["device"], inodes["block"] = sizes, devices, blocks
+    seconds, nanoseconds = divmod(same.mtime_ns, 10**9)
     if is_extended:
-        inodes["mtime"], inodes["mtime_ns"] = divmod(same.mtime_ns, 10**9)
+        inodes["mtime"], inodes["mtime_ns"] = times, nanoseconds
+    else:
+        inodes["mtime"] = times - np.uint32(seconds)
     return inodes
+
+
+def _times(build: _Build, batch: pa.RecordBatch) -> npt.NDArray[np.uint32]:
+    """Seconds since 1970 of each row. Raises Corrupt for a time before that of the superblock."""
+    seconds = build.attributes.mtime_ns // 10**9
+    if "mtime_s" not in batch.schema.names:
+        return np.full(batch.num_rows, seconds, np.uint32)
+    if batch["mtime_s"].null_count or pc.any(pc.less(batch["mtime_s"], seconds)).as_py():
+        raise Corrupt("the rows of the view", "a file has no legal time", "publish again")
+    return np.asarray(batch["mtime_s"].to_numpy(), np.uint32)
 
 
 def _enter(build: _Build, path: bytes) -> _Directory:

@@ -133,16 +133,21 @@ def mount_erofs(image: Path, devices: Sequence[Path], target: Path) -> None:
             ) from error
 
 
-def probe_erofs(image: Path) -> None:
-    """Mount an image without packs nowhere and drop it. Raises MountFailed when file-backed mounts do not work."""
-    with _filesystem(image, ()):
-        pass
+def probe_erofs(image: Path, name: str) -> os.stat_result:
+    """Mount an image of one pack nowhere and drop it; what it shows of the empty file `name` at its top.
+
+    Raises MountFailed when file-backed mounts do not work.
+    """
+    with _filesystem(image, [image]) as mount:
+        return os.stat(name, dir_fd=mount)
 
 
-def probe_loop(image: Path) -> None:
+def probe_loop(image: Path, name: str) -> os.stat_result:
     """The same on a loop device."""
-    with ExitStack() as stack, _filesystem(_loop_devices([image], image, stack)[0], ()):
-        pass
+    with ExitStack() as stack:
+        first, second = _loop_devices([image, image], image, stack)
+        with _filesystem(first, [second]) as mount:
+            return os.stat(name, dir_fd=mount)
 
 
 def mount_loop(image: Path, devices: Sequence[Path], target: Path) -> None:

@@ -50,16 +50,18 @@ class Tree:
     size: Ints
     offset: Ints
     pack: npt.NDArray[np.int32]
+    mtime_s: npt.NDArray[np.uint32] | None
 
 
 def read_tree(rows: Path, packs: Sequence[str]) -> Tree:
-    """The tree of rows (wanted.read_rows) with path, size, pack, offset, sorted by path. Raises Refused, Corrupt."""
+    """The tree of rows (wanted.read_rows) with path, size, pack, offset, mtime_s, sorted by path. Raises Refused, Corrupt."""
     known = pa.array(list(packs), pa.string())
     codes, place = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     size, offset = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     paths = [pa.array([], pa.large_binary())]
     found: dict[bytes, int] = {}
-    for table in read_rows(rows, ["path", "size", "pack", "offset"]):
+    times: list[npt.NDArray[np.uint32]] = []
+    for table in read_rows(rows, ["path", "size", "pack", "offset", "mtime_s"]):
         for batch in table.to_batches(1 << 16):
             devices = pc.index_in(batch["pack"].cast(pa.string()), known)
             if devices.null_count or batch["size"].null_count or batch["offset"].null_count:
@@ -71,6 +73,8 @@ def read_tree(rows: Path, packs: Sequence[str]) -> Tree:
             place.append(devices.to_numpy().astype(np.int32))
             size.append(batch["size"].to_numpy().astype(np.int64))
             offset.append(batch["offset"].to_numpy().astype(np.int64))
+            if "mtime_s" in batch.schema.names:
+                times.append(batch["mtime_s"].to_numpy().astype(np.uint32))
     every = {b""}
     for name in found:
         while name not in every:
@@ -88,7 +92,10 @@ def read_tree(rows: Path, packs: Sequence[str]) -> Tree:
         size=np.concatenate(size),
         offset=np.concatenate(offset),
         pack=np.concatenate(place),
+        mtime_s=np.concatenate(times) if times else None,
     )
+    if tree.mtime_s is not None and len(tree.mtime_s) != len(tree.paths):
+        raise Corrupt(_ROWS, "some of them have no time", "warm the version again")
     if len(tree.paths) > 1 and not pc.all(pc.less(tree.paths[:-1], tree.paths[1:])).as_py():
         raise Corrupt(_ROWS, "their paths are not in ascending order, each once", "publish again")
     for name in dir_paths[1:]:
@@ -224,6 +231,7 @@ class TreeFiles(pyfuse3.Operations):
 
     supports_dot_lookup = False
     enable_writeback_cache = False
+    listxattr = fuseserve.list_no_attributes
 
     def __init__(self, tree: Tree, devices: Devices, work: Work, same: Attributes) -> None:
         super().__init__()
@@ -239,12 +247,15 @@ class TreeFiles(pyfuse3.Operations):
         if inode < self._first_file:
             nlink = 2 + int(self._subdirs[inode - 1])
             return fuseserve.attributes(inode, 0, is_dir=True, nlink=nlink, same=self._same)
-        size = int(self._tree.size[inode - self._first_file])
-        return fuseserve.attributes(inode, size, is_dir=False, same=self._same)
+        place, times = inode - self._first_file, self._tree.mtime_s
+        size = int(self._tree.size[place])
+        mtime_ns = None if times is None else int(times[place]) * 10**9
+        return fuseserve.attributes(inode, size, is_dir=False, same=self._same, mtime_ns=mtime_ns)
 
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        fuseserve.check_name(name)
         path = self._tree.dir_paths[parent_inode - 1] + name
         place = self._tree.dir_places.get(path + b"/")
         if place is not None:

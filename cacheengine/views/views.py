@@ -22,7 +22,7 @@ import structlog
 from blake3 import blake3
 
 from cacheengine.errors import Busy, MountFailed
-from cacheengine.views import mountapi
+from cacheengine.views import backends, mountapi
 from cacheengine.views.backends import Backend as Backend  # part of what a view says of itself
 from cacheengine.views.image import PLAIN, Attributes, build_image, device_sizes
 from cacheengine.wanted import read_rows
@@ -31,6 +31,7 @@ from lake.errors import Refused
 _STARTS_WITHIN_S = 120
 _ENDS_WITHIN_S = 10
 _LOG_TAIL = 2000
+_IMAGE_FORM = 2  # another number when images of the same rows change
 
 log = structlog.get_logger()
 
@@ -144,9 +145,9 @@ def _prepare_target(target: Path, known: View | None) -> None:
         ) from error
 
 
-def _build(image: Path, plan: ViewPlan) -> None:
-    tables = read_rows(plan.rows, ["path", "size", "pack", "offset"])
-    build_image(image, tables, plan.packs, **asdict(plan.attributes))
+def _build(image: Path, plan: ViewPlan, extended: bool) -> None:
+    tables = read_rows(plan.rows, ["path", "size", "pack", "offset", "mtime_s"])
+    build_image(image, tables, plan.packs, **asdict(plan.attributes), extended=extended)
 
 
 def _check_devices(sizes: Sequence[int], plan: ViewPlan) -> None:
@@ -197,9 +198,10 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
         at_ns=time.time_ns(),
         attributes=plan.attributes,
     )
-    image = _image(record, view)
+    extended = backend != "fuse" and not backends.shows_compact_times(backend, plan.state)
+    image = _image(record, view, extended)
     if backend != "fuse" and not image.exists():
-        _build(image, plan)
+        _build(image, plan, extended)
     _write(record, view)
     try:
         if backend == "fuse":
@@ -222,9 +224,12 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
     return view
 
 
-def _image(record: Path, view: View) -> Path:
+def _image(record: Path, view: View, extended: bool) -> Path:
     """Where its image lies: named by what it is built from, so that an old one is never taken for it."""
-    known = json.dumps([str(view.rows), *view.rows_seen, asdict(view.attributes), *view.packs]).encode()
+    form = [_IMAGE_FORM, extended]
+    known = json.dumps(
+        [*form, str(view.rows), *view.rows_seen, asdict(view.attributes), *view.packs]
+    ).encode()
     return record.with_name(f"{record.stem}-{blake3(known).hexdigest()[:32]}.erofs")
 
 

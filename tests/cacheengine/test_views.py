@@ -21,9 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cacheengine.content_times import EARLIEST_S, SPAN_S, content_times
 from cacheengine.errors import Busy, MountFailed
 from cacheengine.views import backends, mountapi, views
 from cacheengine.views.image import MTIME_NS, PLAIN, Attributes
@@ -73,6 +75,7 @@ def make_plan(place: Path, files: dict[str, bytes], target: str = "view", split:
                     "size": pack.members["size"],
                     "pack": pa.array([pack.id] * len(names), pa.string()),
                     "offset": pack.members["offset"],
+                    "mtime_s": content_times(pack.members["content_id"]),
                 }
             )
         )
@@ -92,6 +95,11 @@ def make_plan(place: Path, files: dict[str, bytes], target: str = "view", split:
     )
 
 
+def time_of(data: bytes) -> int:
+    """The time that a view shows of a file with this content, in seconds."""
+    return EARLIEST_S + int(blake3(data).hexdigest()[:8], 16) % SPAN_S
+
+
 def seen(target: Path) -> dict[str, bytes]:
     """Every file below a folder, by relative path; checks modes and times, and that each folder lists each name once."""
     found = {}
@@ -105,9 +113,9 @@ def seen(target: Path) -> dict[str, bytes]:
             status = path.lstat()
             assert stat.S_ISREG(status.st_mode)
             assert stat.S_IMODE(status.st_mode) == 0o444
-            assert status.st_mtime_ns == MTIME_NS
-            assert status.st_blocks == -(-status.st_size // 4096) * 8
             data = path.read_bytes()
+            assert status.st_mtime_ns == status.st_ctime_ns == time_of(data) * 10**9
+            assert status.st_blocks == -(-status.st_size // 4096) * 8
             assert len(data) == status.st_size
             found[str(path.relative_to(target))] = data
     return found
@@ -360,6 +368,72 @@ def test_what_is_not_there_is_not_there(place: Path, backend: Backend) -> None:
         (plan.target / "top/x").read_bytes()
     assert os.statvfs(plan.target).f_namemax == 255
     assert os.statvfs(plan.target).f_bavail == 0
+
+
+@pytest.mark.fault("A8")
+def test_rsync_sees_a_change_that_keeps_the_size(place: Path, backend: Backend) -> None:
+    files = {**FILES, "label": b"class: car"}
+    copy = place / "copy"
+    for changed in (files, {**files, "label": b"class: bus"}):
+        plan = make_plan(place, changed)
+        views.mount_view(backend, plan)
+        subprocess.run(["rsync", "-a", f"{plan.target}/", copy], check=True)
+    assert (copy / "label").read_bytes() == b"class: bus"
+    again = ["rsync", "-a", "--itemize-changes", f"{plan.target}/", copy]
+    assert subprocess.run(again, check=True, capture_output=True).stdout == b""
+
+
+@pytest.mark.fault("A8")
+def test_a_kernel_that_ignores_times_of_compact_inodes_gets_extended_ones(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compact = make_plan(place, FILES)
+    views.mount_view("kernel", compact)
+    monkeypatch.setattr(backends, "shows_compact_times", lambda *_: False)
+    extended = make_plan(place, FILES, "extended")
+    views.mount_view("kernel", extended)
+    assert seen(compact.target) == seen(extended.target) == FILES
+    sizes = sorted(path.stat().st_size for path in extended.state.glob("*.erofs"))
+    assert len(sizes) == 2 and sizes[0] <= sizes[1]
+
+
+@pytest.mark.fault("A8")
+def test_times_of_compact_inodes_are_tried_and_not_guessed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("kernel", "loop"):
+        backends.shows_compact_times.cache_clear()
+        assert backends.shows_compact_times(kind, place)
+    backends.shows_compact_times.cache_clear()
+    # what a kernel before 6.15 shows: the time of the superblock
+    probe = mountapi.probe_erofs
+    old = os.stat_result((*probe_result(place)[:8], EARLIEST_S, EARLIEST_S))
+    monkeypatch.setattr(mountapi, "probe_erofs", lambda image, name: probe(image, name) and old)
+    assert not backends.shows_compact_times("kernel", place)
+    backends.shows_compact_times.cache_clear()
+
+
+def probe_result(place: Path) -> os.stat_result:
+    return place.stat()
+
+
+@pytest.mark.fault("A10")
+def test_names_that_are_too_long_and_extended_attributes_are_those_of_the_kernel(
+    place: Path, backend: Backend
+) -> None:
+    plan = make_plan(place, FILES)
+    views.mount_view(backend, plan)
+    for name in ("n" * 256, "a/" + "n" * 256, "n" * 300 + "/x"):
+        with pytest.raises(OSError) as caught:
+            (plan.target / name).stat()
+        assert caught.value.errno == errno.ENAMETOOLONG
+    with pytest.raises(FileNotFoundError):
+        (plan.target / ("n" * 255)).stat()
+    for path in (plan.target, plan.target / "top", plan.target / "a"):
+        assert os.listxattr(path) == []
+        with pytest.raises(OSError) as caught:
+            os.getxattr(path, "user.none")
+        assert caught.value.errno in (errno.ENOTSUP, errno.ENODATA)
 
 
 def test_paths_as_deep_and_as_long_as_they_may_be(place: Path, backend: Backend) -> None:

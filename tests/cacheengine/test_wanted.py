@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cacheengine import segments, wanted
+from cacheengine.content_times import content_times
 from lake import building, manifests, stores, versions
 from lake.canonical import blake3_hex
 from lake.config import StoreConfig
@@ -60,6 +62,25 @@ def publish(store: Store, rows: Rows) -> str:
     locations = tuple(one.locations for one in built)
     versions.write_available(store, versions.Available(version, len(rows), size, locations, uses))
     return version
+
+
+def written_by_0_1_0(want: wanted.Want) -> None:
+    """Turn the rows of a version into what release 0.1.0 wrote: without times, in layout 2."""
+    uses = []
+    for use in want.segments:
+        with pq.ParquetFile(use.rows) as file:
+            groups = [
+                file.read_row_group(place).drop_columns(["mtime_s"]) for place in range(file.num_row_groups)
+            ]
+        use.rows.unlink()  # a hard link of other versions
+        with pq.ParquetWriter(use.rows, groups[0].schema) as writer:
+            for group in groups:
+                writer.write_table(group)
+        uses.append(
+            [use.rows.name.removesuffix(".rows.parquet"), [use.rows.stat().st_size, use.sizes[1]], use.dead]
+        )
+    value = json.loads(want.index.read_bytes())
+    want.index.write_text(json.dumps({**value, "layout": 2, "segments": uses}))
 
 
 def assert_says(want: wanted.Want, rows: Rows) -> None:
@@ -199,6 +220,27 @@ def test_rows_of_an_older_layout_are_read_from_the_store_again(
     assert wanted.load_want(views, version) is None
     assert_says(wanted.save_want(store, views, version), rows)
     assert not any(path.exists() for path in old)
+
+
+@pytest.mark.fault("A8")
+def test_rows_of_release_0_1_0_have_no_times_until_they_are_read_anew(
+    make_folder_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store, views = make_folder_store(), tmp_path / "views"
+    first, second = [(publish(store, rows), rows) for rows in nights(1)]
+    written_by_0_1_0(wanted.save_want(store, views, first[0]))
+    old = wanted.load_want(views, first[0])
+    assert old is not None and not old.has_times
+    assert_says(old, first[1])
+    (without,) = {tuple(table.column_names) for table in wanted.read_rows(old.index)}
+    assert "mtime_s" not in without
+    for version, rows in (second, first):  # neither shares segments without times
+        want = wanted.save_want(store, views, version)
+        assert want.has_times
+        assert_says(want, rows)
+        table = pa.concat_tables(wanted.read_rows(want.index, ["path", "mtime_s"]))
+        ids = pa.array([blake3_hex(rows[path][2].encode()) for path in table["path"].to_pylist()])
+        assert table["mtime_s"].to_pylist() == content_times(ids).tolist()
 
 
 def test_a_pack_that_the_version_says_is_shorter_is_not_taken_on_trust(
