@@ -96,7 +96,7 @@ def run(quick: bool) -> Report:
     with ExitStack() as stack:
         stack.enter_context(ended_by_signals())
         disk, memory = folders(stack)
-        stack.enter_context(_ahead_of_others())
+        stack.enter_context(ahead_of_others())
         return _run(stack, size, disk, memory)
 
 
@@ -116,7 +116,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _ahead_of_others() -> Iterator[None]:
+def ahead_of_others() -> Iterator[None]:
     """Everything that is measured, daemons too, before whatever else runs here: all of them alike, and less by chance."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, min(before, PRIORITY))

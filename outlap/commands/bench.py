@@ -81,8 +81,24 @@ def dags(quick: Quick = False, plot: Plot = None, write: Write = None, as_json: 
     _bench("dags", quick, plot, write, as_json)
 
 
-def _bench(name: str, quick: bool, plot: Path | None, write: Path | None, as_json: bool) -> None:
-    """Run `benchmarks.<name>.run(quick) -> Report` and show it. A goal that is not met is a figure, no failure."""
+@app.command("builds")
+def builds(
+    other: Annotated[Path, typer.Option("--other", help="A checkout of the build to compare with.")],
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="How often each view is read.")
+    ] = None,
+    quick: Quick = False,
+    write: Write = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reads through the views of this build and of another one, in turns, on the same packs. Needs root."""
+    _bench("builds", quick, None, write, as_json, other=other.resolve(), rounds=rounds)
+
+
+def _bench(
+    name: str, quick: bool, plot: Path | None, write: Path | None, as_json: bool, **options: object
+) -> None:
+    """Run `benchmarks.<name>.run(quick=…) -> Report` and show it. A goal that is not met is a figure, no failure."""
     import structlog
 
     from benchmarks import report as reports
@@ -101,7 +117,7 @@ def _bench(name: str, quick: bool, plot: Path | None, write: Path | None, as_jso
         raise NotFound(
             f"the benchmark {name!r}", "this release has none of that name", "see `outlap bench --help`"
         ) from error
-    found = cast("Report", module.run(quick))
+    found = cast("Report", module.run(quick=quick, **options))
     picture = plot or (
         write.with_name(f"{write.stem}-{name}.svg") if write is not None and found.plots else None
     )
