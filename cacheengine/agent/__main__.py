@@ -33,7 +33,7 @@ from cacheengine.node import (
     store_opener,
     write_node_file,
 )
-from cacheengine.packs import disks
+from cacheengine.packs import directory_identity, disks
 from cacheengine.packs.have import write_durably
 from cacheengine.packs.packcache import open_cache
 from cacheengine.peers.peerserver import PeerServer, Served
@@ -71,9 +71,16 @@ def _listen(listen: str, has_tokens: bool) -> socket.socket:
     return sock
 
 
-def _only_one(folder: Path, what: str) -> int:
-    """A lock that lives as long as this process. Raises Busy: two agents of one folder would undo each other's work."""
-    fd = os.open(folder / ".agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _only_one(folder: Path, what: str, directory: int | None = None) -> int:
+    """A lock that lives as long as this process. Raises Busy: two agents of one folder would undo each other's work.
+
+    Args:
+        folder: Where the lock lies.
+        what: What the folder is, for the error.
+        directory: A descriptor of the folder; None: it is found by its path.
+    """
+    name = ".agent.lock" if directory is not None else folder / ".agent.lock"
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -85,14 +92,19 @@ def _only_one(folder: Path, what: str) -> int:
 
 
 def lock_cache(settings: NodeConfig) -> list[int]:
-    """A lock for each cache directory that can be written. Raises Busy."""
+    """Take the cache directories into use; a lock for each that can be written. Raises Busy."""
     held = []
     for config in settings.cache_dirs:
+        path = config.path.absolute()
         try:
-            config.path.mkdir(parents=True, exist_ok=True)
-            held.append(_only_one(config.path.absolute(), "the cache directory"))
+            directory_identity.take_into_use(path, settings.state_dir)
+            directory = directory_identity.open_directory(path)
+            try:
+                held.append(_only_one(path, "the cache directory", directory))
+            finally:
+                os.close(directory)
         except OSError as error:  # its disk says more when it is probed
-            disks.note(config.path.absolute(), error)
+            disks.note(path, error)
     return held
 
 
@@ -109,7 +121,7 @@ def start(config: Config, settings: NodeConfig) -> tuple[Node, Control | None]:
     control = Control(settings.control, node_token(settings)) if settings.control else None
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     store = once(lambda: node_store(config, settings))
-    node = Node(settings, open_cache(settings.cache_dirs), store, boot_id)
+    node = Node(settings, open_cache(settings.cache_dirs, settings.state_dir), store, boot_id)
     node.open_named = store_opener(config, settings)
     node.others = other_stores(config, settings)
     if control is not None:

@@ -60,7 +60,7 @@ def tidy(node: Node) -> None:
     """At start: what a killed agent reserved and did not fill goes back, and lists of members of packs that are gone."""
     with node.space:
         for directory in node.cache.dirs:
-            for pack in packcache.packs_on_disk(directory):
+            for pack in packcache.packs_on_disk(directory) if disks.is_up(directory.path) else ():
                 packcache.drop_unfilled(directory, pack)
         for path in (node.config.state_dir / "members").glob("*.parquet"):
             if packcache.find_pack(node.cache, path.stem) is None:

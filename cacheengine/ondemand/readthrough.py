@@ -477,7 +477,7 @@ def _holds(pack: _Pack) -> bool:
 def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
     """For a process that the agent starts with `--node-config`: settings from its file, stores from the configuration."""
     node, config = read_node_file(node_file), load_config()
-    cache, store = open_cache(node.cache_dirs), node_store(config, node)
+    cache, store = open_cache(node.cache_dirs, node.state_dir), node_store(config, node)
     folder = node.state_dir / "counts"
     folder.mkdir(parents=True, exist_ok=True)
     told = tracing.told(folder)

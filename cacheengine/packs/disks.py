@@ -2,7 +2,8 @@
 
     normal    packs are read and placed here
     unstable  after 3 errors within a minute, or at once when the disk is read-only or gone: packs here are read, nothing new is placed
-    down      after 3 failed probes in a row: nothing here is looked at; its packs are made again elsewhere, and new mounts use those
+    down      after 3 failed probes in a row, or at once when the directory is not on its own file system (see directory_identity.py):
+              nothing here is looked at; its packs are made again elsewhere, and new mounts use those
     back      after 5 probes in a row that worked: normal (from down, too)
 
 A probe writes 4 KiB, syncs them, reads them and compares; one that takes longer than PROBE_S has failed. A full disk is no broken one.
@@ -16,6 +17,7 @@ import errno
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,8 @@ import structlog
 
 from cacheengine import intime
 from cacheengine.errors import FetchFailed
+from cacheengine.packs import directory_identity
+from cacheengine.packs.directory_identity import WrongFileSystem
 
 State = Literal["normal", "unstable", "down"]
 ERRORS, WINDOW_S = 3, 60.0
@@ -48,12 +52,21 @@ class Disk:
     cause: str = ""
 
 
-def failed(disk: Disk, now: float, cause: str, is_gone: bool = False, is_probe: bool = False) -> Disk:
-    """The disk after an error."""
+def failed(
+    disk: Disk,
+    now: float,
+    cause: str,
+    is_gone: bool = False,
+    is_probe: bool = False,
+    is_other: bool = False,
+) -> Disk:
+    """The disk after an error. is_other: what lies there is another file system."""
     errors = (*(at for at in disk.errors if now - at < WINDOW_S), now)[-ERRORS:]
     bad = disk.bad + 1 if is_probe else disk.bad
     state = disk.state
-    if state == "normal" and (is_gone or len(errors) >= ERRORS):
+    if is_other:
+        state = "down"
+    elif state == "normal" and (is_gone or len(errors) >= ERRORS):
         state, bad = "unstable", 0
     elif state == "unstable" and bad >= DOWN_AFTER:
         state = "down"
@@ -91,6 +104,7 @@ def rank(path: Path) -> int:
 def forget(path: Path) -> None:
     with _lock:
         _disks.pop(path, None)
+    directory_identity.forget(path)
 
 
 def note(path: Path, error: OSError) -> None:
@@ -105,12 +119,21 @@ def _change(path: Path, error: OSError | None, is_probe: bool) -> None:
             return
     with _lock:
         before = _disks.get(path, Disk())
+        if isinstance(error, WrongFileSystem) and before.state == "down" and not is_probe:
+            return  # the probe says better why
         if error is None:
             after = worked(before)
         else:
             gone = error.errno in _GONE and is_probe
             cause = error.strerror or str(error)
-            after = failed(before, time.monotonic(), cause, gone or error.errno == errno.EROFS, is_probe)
+            after = failed(
+                before,
+                time.monotonic(),
+                cause,
+                is_gone=gone or error.errno == errno.EROFS,
+                is_probe=is_probe,
+                is_other=isinstance(error, WrongFileSystem),
+            )
         _disks[path] = after
     if after.state != before.state:
         say = log.info if after.state == "normal" else log.error
@@ -135,11 +158,20 @@ def _hangs() -> FetchFailed:
 
 
 def _try(path: Path) -> None:
-    """Raises OSError when what was written does not come back."""
-    file = path / f".probe-{os.getpid()}"
+    """Raises OSError when the directory is not on its own file system, or what was written does not come back."""
+    directory_identity.check(path)
+    directory = directory_identity.open_directory(path)
+    try:
+        _write_and_read(directory)
+    finally:
+        os.close(directory)
+
+
+def _write_and_read(directory: int) -> None:
+    name = f".probe-{os.getpid()}"
     data = os.urandom(4096)
     try:
-        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
             os.pwrite(fd, data, 0)
             os.fsync(fd)
@@ -149,4 +181,5 @@ def _try(path: Path) -> None:
         finally:
             os.close(fd)
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)

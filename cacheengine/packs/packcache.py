@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from blake3 import blake3
 from cacheengine import crashpoints, metrics
 from cacheengine.errors import Busy
 from cacheengine.node import CacheDirConfig
-from cacheengine.packs import disks
+from cacheengine.packs import directory_identity, disks
 from cacheengine.packs import have as haves
 from cacheengine.packs.have import Have, Mask
 from cacheengine.wanted import PackWant
@@ -57,14 +57,23 @@ class Cache:
     dirs: tuple[CacheDir, ...]
 
 
-def open_cache(dirs: Iterable[CacheDirConfig]) -> Cache:
-    """Make the directories, and clear what a killed process left half-written. Raises Refused."""
+def open_cache(dirs: Iterable[CacheDirConfig], state_dir: Path | None = None) -> Cache:
+    """Take the directories into use; one whose own file system is not there is down from the start.
+
+    Args:
+        dirs: The node's cache_dirs.
+        state_dir: Remembers which file system each directory belongs to; None: this process alone does.
+
+    Raises:
+        Refused: A directory cannot be made.
+    """
     opened = []
     for config in dirs:
         path = config.path.absolute()
         try:
-            (path / "packs").mkdir(parents=True, exist_ok=True)
-            (path / "views").mkdir(exist_ok=True)
+            directory_identity.take_into_use(path, state_dir)
+        except directory_identity.WrongFileSystem as error:
+            disks.note(path, error)
         except OSError as error:
             raise Refused(
                 f"the cache directory {path}", error.strerror or str(error), "correct the node's cache_dirs"
@@ -99,8 +108,7 @@ def locked(directory: CacheDir, pack: str, *, shared: bool = False) -> Iterator[
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a disk that became read-only can still be read
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = _create(directory, f"packs/{pack[:2]}/.lock")
     try:
         fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
@@ -125,12 +133,29 @@ def resident(cache: Cache, want: PackWant) -> Mask:
     return mask
 
 
+def _create(directory: CacheDir, name: str) -> int:
+    """Open a file of the directory, `packs/<2 hex>/<file>`, to read and write; it is made when it is not there.
+
+    Never on another disk than the directory's own. Raises WrongFileSystem, OSError.
+    """
+    try:
+        root = directory_identity.open_directory(directory.path)
+    except directory_identity.WrongFileSystem as error:
+        disks.note(directory.path, error)
+        raise
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(os.path.dirname(name), dir_fd=root)  # noqa: PTH120 (relative to the descriptor)
+        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=root)
+    finally:
+        os.close(root)
+
+
 def open_pack(directory: CacheDir, pack: str, size: int) -> int:
     """A descriptor to read and write the pack's file, which is made, sparse, when it is not there. Caller closes."""
     path = pack_path(directory, pack)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with locked(directory, pack):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = _create(directory, str(path.relative_to(directory.path)))
         try:
             if os.fstat(fd).st_size != size:
                 # a leftover of a crash between making and sizing it: no record can speak of it
@@ -293,6 +318,7 @@ def report(directory: CacheDir) -> DirReport:
     state = disks.disk_of(directory.path).state
     metrics.cache_state.labels(str(directory.path)).set(disks.RANK[state])
     try:
+        os.close(directory_identity.open_directory(directory.path))  # of no other disk
         taken, free = used(directory), disk_left(directory)[0]
     except OSError as error:
         disks.note(directory.path, error)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cacheengine import metrics
 from cacheengine.errors import NoSpace
-from cacheengine.packs import disks
+from cacheengine.packs import directory_identity, disks
 from cacheengine.packs.have import Ints
 from cacheengine.packs.packcache import (
     BLOCK,
@@ -129,7 +129,11 @@ def _cache_locked(cache: Cache) -> Iterator[int]:
     fd = -1
     for directory in sorted(cache.dirs, key=lambda d: disks.rank(d.path)):
         try:
-            fd = os.open(directory.path / ".reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            root = directory_identity.open_directory(directory.path)
+            try:
+                fd = os.open(".reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=root)
+            finally:
+                os.close(root)
             break
         except OSError as error:
             disks.note(directory.path, error)

@@ -46,7 +46,7 @@ def make_node(
     (folder / "outlap.toml").write_text(tomli_w.dumps(tables))
     write_node_file(settings)
     handle = open_store(store)
-    node = Node(settings, open_cache(settings.cache_dirs), lambda: handle, "boot")
+    node = Node(settings, open_cache(settings.cache_dirs, settings.state_dir), lambda: handle, "boot")
     node.open_named = lambda name: handle
     load_state(node)
     return node
