@@ -1,6 +1,7 @@
 """The catalogue: one Parquet file of frames for each drive and recipe, and the queries that make datasets of them.
 
-Queries are SQL over the view `frames`, run by DuckDB on local copies of the files, with no way out to files, network or settings.
+Queries are SQL over two views, run by DuckDB on local copies of the files, with no way out to files, network or settings:
+`frames` has the current recipe of each drive and output (lake/recipe_order.py), `frames_all` has every recipe.
 
 A file has the columns of FRAME_SCHEMA and may have further ones (tags): the view shows the columns of all files that are asked, null
 where a file has none of that name. `catalog/columns/<name>.json` keeps the type that the first file gave a further column.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lake import leases, pruning, stores
+from lake import leases, pruning, recipe_order, stores
 from lake.canonical import blake3_hex, canonical_json, read_json
 from lake.catalogcache import cache_folder, local_copies
 from lake.errors import Conflict, NotFound, Refused
@@ -31,6 +32,7 @@ from lake.stores import Store
 
 PREFIX = "catalog/frames/"
 COLUMNS_PREFIX = "catalog/columns/"
+FRAMES, ALL_FRAMES = "frames", "frames_all"  # the views: current recipes, and all
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,62}")
 COLUMN_TYPES = ("string", "bool", "int64", "double")
 BATCH_ROWS = 65_536
@@ -73,7 +75,8 @@ class CutDrive:
 
 @dataclass(frozen=True)
 class Answer:
-    """rows: batches in ascending order of path; files: (key, etag) of the catalogue files that were asked; snapshot: their id."""
+    """rows: batches in ascending order of path; files: (key, etag) of the catalogue files that were asked, and (key, recipes) of drives
+    of which several recipes were (`order_pairs`); snapshot: the id of all that."""
 
     schema: Any
     rows: Iterator[pa.Table]
@@ -103,7 +106,25 @@ def write_frames(store: Store, table: pa.Table, date: str, vehicle: str, drive: 
     with leases.writing(store, f"the frames of {vehicle}/{drive}"):
         _check_packs(store, table, f"the frames of {vehicle}/{drive}")
         _write_once(store, key, data, f"the frames of {vehicle}/{drive}")
+        recipe_order.mark_cut(
+            store,
+            vehicle=vehicle,
+            drive=drive,
+            recipe=recipe[: recipe_order.DIGITS],
+            received=_received(store, date, vehicle, drive),
+            outputs=frozenset(pc.unique(table["output"]).to_pylist()),
+        )
     return key
+
+
+def _received(store: Store, date: str, vehicle: str, drive: str) -> dict[str, int]:
+    """The recipes of a drive, and when the store received their files (ns): one listing of a vehicle's day."""
+    found = {}
+    for info in stores.list_objects(store, f"{PREFIX}date={date}/vehicle={vehicle}/"):
+        cut = cut_of(info.key)
+        if cut is not None and cut.drive == drive:
+            found[cut.recipe] = info.modified_ns
+    return found
 
 
 def _check_packs(store: Store, table: pa.Table, what: str) -> None:
@@ -181,15 +202,76 @@ def _asked(store: Store, only: Sequence[tuple[str, str]] | None) -> list[stores.
     infos = sorted(stores.list_objects(store, PREFIX), key=lambda info: info.key)
     if only is None:
         return infos
+    files = [pair for pair in only if not pair[0].startswith(recipe_order.PREFIX)]
     there = {(info.key, info.etag or ""): info for info in infos}
-    gone = [key for key, etag in only if (key, etag) not in there]
+    gone = [key for key, etag in files if (key, etag) not in there]
     if gone:
         raise NotFound(
             f"{gone[0]} in store {store.name}",
-            f"{len(gone)} of the {len(only)} catalogue files of that snapshot are gone or changed",
+            f"{len(gone)} of the {len(files)} catalogue files of that snapshot are gone or changed",
             "the query cannot be run again as it was; publish it anew",
         )
-    return [there[pair] for pair in only]
+    return [there[pair] for pair in files]
+
+
+def _by_drive(infos: Sequence[stores.Info]) -> dict[recipe_order.DriveKey, dict[str, stores.Info]]:
+    """(vehicle, drive) → recipe → file, of drives that have several recipes."""
+    found: dict[recipe_order.DriveKey, dict[str, stores.Info]] = {}
+    for info in infos:
+        cut = cut_of(info.key)
+        if cut is not None:
+            found.setdefault((cut.vehicle, cut.drive), {})[cut.recipe] = info
+    return {drive: files for drive, files in found.items() if len(files) > 1}
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Of drives with several recipes. first: (vehicle, drive) → recipes, the current one first; outputs: what is known of each file."""
+
+    first: Mapping[recipe_order.DriveKey, tuple[str, ...]]
+    outputs: Mapping[str, frozenset[str]]
+
+
+def orders_of(store: Store, infos: Sequence[stores.Info]) -> Orders:
+    """The recipes of each drive of these files that has several, as they are now. One listing, where there is such a drive."""
+    several = _by_drive(infos)
+    marks = recipe_order.read_marks(store) if several else {}
+    first: dict[recipe_order.DriveKey, tuple[str, ...]] = {}
+    outputs: dict[str, frozenset[str]] = {}
+    for drive, files in several.items():
+        mine = marks.get(drive, [])
+        first[drive] = recipe_order.order({r: info.modified_ns for r, info in files.items()}, mine)
+        known = recipe_order.outputs_by_recipe(mine)
+        outputs |= {files[recipe].key: made for recipe, made in known.items() if recipe in files}
+    return Orders(first, outputs)
+
+
+def order_pairs(orders: Orders, infos: Sequence[stores.Info]) -> list[tuple[str, str]]:
+    """What a snapshot keeps of the order of recipes: (`catalog/current/<vehicle>/<drive>`, recipes with commas between), for each drive
+    of which several of these files are."""
+    return [
+        (f"{recipe_order.PREFIX}{drive[0]}/{drive[1]}", ",".join(orders.first[drive]))
+        for drive in sorted(_by_drive(infos))
+        if drive in orders.first
+    ]
+
+
+def _orders_then(only: Sequence[tuple[str, str]]) -> Orders:
+    """The order of recipes that a snapshot kept. One of a release that kept none hides nothing: its queries saw all recipes."""
+    kept = [
+        (key.removeprefix(recipe_order.PREFIX).split("/"), recipes)
+        for key, recipes in only
+        if key.startswith(recipe_order.PREFIX)
+    ]
+    return Orders(
+        {(parts[0], parts[1]): tuple(recipes.split(",")) for parts, recipes in kept if len(parts) == 2}, {}
+    )
+
+
+def files_now(store: Store) -> list[tuple[str, str]]:
+    """All of the catalogue as a snapshot keeps it (lake/snapshots.py): files, and the order of recipes."""
+    infos = sorted(stores.list_objects(store, PREFIX), key=lambda info: info.key)
+    return [*((info.key, info.etag or "") for info in infos), *order_pairs(orders_of(store, infos), infos)]
 
 
 def _select(sql: str) -> str:
@@ -209,35 +291,60 @@ def _seen(select: str, infos: list[stores.Info]) -> list[stores.Info]:
     return [info for info, is_seen in zip(infos, seen, strict=True) if is_seen]
 
 
+def _shown(infos: list[stores.Info], every: Sequence[stores.Info], orders: Orders) -> list[stores.Info]:
+    """Without the files of which another recipe has every output, as far as the marks say what recipes make."""
+    hidden: set[str] = set()
+    several = _by_drive(every)
+    for drive, recipes in orders.first.items():
+        made: set[str] = set()
+        for recipe in recipes:
+            info = several.get(drive, {}).get(recipe)
+            outputs = orders.outputs.get(info.key) if info is not None else None
+            if info is not None and outputs is not None:
+                if outputs <= made:
+                    hidden.add(info.key)
+                made |= outputs
+    return [info for info in infos if info.key not in hidden]
+
+
 @contextmanager
 def query(
     store: Store, sql: str, scratch: Path, only: Sequence[tuple[str, str]] | None = None
 ) -> Iterator[Answer]:
-    """Run a SELECT over `frames`; rows come as they are read, ordered by path. only: the files of an earlier snapshot.
+    """Run a SELECT over `frames` or `frames_all`; rows come as they are read, ordered by path. only: the files of an earlier snapshot.
 
-    Files of dates, vehicles and drives that the query excludes are not fetched (lake/pruning.py). Raises NotFound when the catalogue
-    is empty or has lost a file of `only`, Refused for SQL that is wrong, or reaches out.
+    Files of dates, vehicles and drives that the query excludes are not fetched (lake/pruning.py), nor, for `frames`, those of recipes
+    that are not current. Raises NotFound when the catalogue is empty or has lost a file of `only`, Refused for SQL that is wrong,
+    or reaches out.
     """
     select = _select(sql)
     infos = _asked(store, only)
     if not infos:
         raise NotFound(f"the catalogue of store {store.name}", "it has no frames yet", "ingest a drive first")
+    orders = orders_of(store, infos) if only is None else _orders_then(only)
+    is_of_all = ALL_FRAMES in select.lower()
+    every = infos if is_of_all else _shown(infos, infos, orders)
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="query-", dir=scratch) as folder:
-        seen = _seen(select, infos)
+
+        def bound(files: list[stores.Info]) -> Any:
+            return _bound(store, select, files, orders, scratch, Path(folder))
+
+        seen = _seen(select, every)
         try:
-            connection, asked = _bound(store, select, seen or infos[:1], scratch, Path(folder)), seen
+            connection, asked = bound(seen or every[:1]), seen
         except duckdb.BinderException as error:
-            if len(seen) == len(infos):
+            if len(seen) == len(every):
                 raise _refusal(error) from error
             # a column that only the excluded files have: nulls here, but then the others must say its type
             try:
-                connection, asked = _bound(store, select, infos, scratch, Path(folder)), infos
+                connection, asked = bound(every), every
             except duckdb.Error as second:
                 raise _refusal(second) from second
         except duckdb.Error as error:
             raise _refusal(error) from error
-        files = tuple((info.key, info.etag or "") for info in (asked or infos[:1]))
+        asked = asked or every[:1]
+        files = (*((info.key, info.etag or "") for info in asked), *order_pairs(orders, asked))
         try:
             ordered = connection.sql(f"select * from ({select}) order by path")  # noqa: S608
             reader = ordered.to_arrow_reader(BATCH_ROWS)
@@ -251,11 +358,15 @@ def query(
 
 def _refusal(error: duckdb.Error) -> Refused:
     return Refused(
-        "the query", str(error).splitlines()[0], "correct the SQL: it reads only the view `frames`"
+        "the query",
+        str(error).splitlines()[0],
+        f"correct the SQL: it reads only the views `{FRAMES}` and `{ALL_FRAMES}`",
     )
 
 
-def _bound(store: Store, select: str, infos: list[stores.Info], scratch: Path, folder: Path) -> Any:
+def _bound(
+    store: Store, select: str, infos: list[stores.Info], orders: Orders, scratch: Path, folder: Path
+) -> Any:
     """A connection on which the query binds, shut in: it reads the copies of these files and nothing else."""
     links = folder / "files"
     paths = local_copies(store, infos, cache_folder(scratch), links)
@@ -263,10 +374,9 @@ def _bound(store: Store, select: str, infos: list[stores.Info], scratch: Path, f
         config={"threads": "2", "temp_directory": str(folder / "spill"), "memory_limit": QUERY_MEMORY}
     )
     try:
-        quoted = ", ".join(_quoted(path) for path in paths)
-        connection.execute(
-            f"create view frames as select * from read_parquet([{quoted}], union_by_name = true)"  # noqa: S608
-        )
+        if ALL_FRAMES in select.lower():
+            connection.execute(f"create view {ALL_FRAMES} as select * from {_files(paths)}")  # noqa: S608
+        _create_frames(connection, paths, _hidden_outputs(infos, paths, orders))
         connection.execute(f"set allowed_directories = [{_quoted(links)}]")
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")
@@ -275,6 +385,48 @@ def _bound(store: Store, select: str, infos: list[stores.Info], scratch: Path, f
         connection.close()
         raise
     return connection
+
+
+def _hidden_outputs(
+    infos: Sequence[stores.Info], paths: Sequence[Path], orders: Orders
+) -> dict[Path, set[str]]:
+    """Local file → its outputs that an earlier recipe of the drive's order has too. Reads one column of drives with several files."""
+    local = dict(zip((info.key for info in infos), paths, strict=True))
+    hidden: dict[Path, set[str]] = {}
+    for drive, files in _by_drive(infos).items():
+        made: set[str] = set()
+        for recipe in orders.first.get(drive, ()):
+            if recipe not in files:
+                continue
+            path = local[files[recipe].key]
+            outputs = set(pc.unique(pq.read_table(path, columns=["output"])["output"]).to_pylist())
+            if outputs & made:
+                hidden[path] = outputs & made
+            made |= outputs
+    return hidden
+
+
+def _create_frames(connection: Any, paths: Sequence[Path], hidden: Mapping[Path, set[str]]) -> None:
+    """The view of the current recipes: whole files, and rows of the outputs of the others that are not hidden."""
+    whole = [path for path in paths if path not in hidden]
+    parts = [f"select * from {_files(whole)}"] if whole else []  # noqa: S608
+    if hidden:
+        rows = [(str(path), output) for path, outputs in hidden.items() for output in sorted(outputs)]
+        table = pa.table(
+            [pa.array(column, pa.string()) for column in zip(*rows, strict=True)], names=["file", "output"]
+        )
+        connection.register("__rows", table)
+        connection.execute("create table __hidden as select * from __rows")
+        connection.unregister("__rows")
+        parts.append(
+            f"select * exclude (__file) from {_files(list(hidden), ', filename = __file')} seen where not exists "  # noqa: S608
+            "(select 1 from __hidden where __hidden.file = seen.__file and __hidden.output = seen.output)"
+        )
+    connection.execute(f"create view {FRAMES} as {' union all by name '.join(parts)}")
+
+
+def _files(paths: Sequence[Path], more: str = "") -> str:
+    return f"read_parquet([{', '.join(_quoted(path) for path in paths)}], union_by_name = true{more})"
 
 
 def _quoted(path: Path) -> str:

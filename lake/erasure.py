@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake import catalog, leases, manifests, refs, repack, stores, trash, versions
+from lake import catalog, leases, manifests, quarantine, recipe_order, refs, repack, stores, trash, versions
 from lake.errors import Conflict
 from lake.garbage import catalog_packs, needed_keys
 from lake.holdings import held_by, holdings_key, versions_in
@@ -65,8 +65,8 @@ class Erased:
 def _landed(store: Store, vehicle: str, drive: str) -> dict[str, int]:
     """Key → size of the upload and of what was said against it."""
     found = {info.key: info.size for info in stores.list_objects(store, f"landing/{vehicle}/{drive}/")}
-    refused = stores.head(store, f"quarantine/{vehicle}/{drive}.json")
-    return found | ({refused.key: refused.size} if refused is not None else {})
+    said = (stores.head(store, key) for key in quarantine.keys_of(vehicle, drive))
+    return found | {info.key: info.size for info in said if info is not None}
 
 
 def _own_keys(store: Store, vehicle: str, drive: str) -> dict[str, int]:
@@ -80,7 +80,8 @@ def _own_keys(store: Store, vehicle: str, drive: str) -> dict[str, int]:
             key = catalog.frames_key(cut.date, cut.vehicle, cut.drive, cut.recipe)
             info = stores.head(store, key)
             found |= {key: info.size} if info is not None else {}
-    return found
+    marks = stores.list_objects(store, recipe_order.folder_of(vehicle, drive))
+    return found | {info.key: info.size for info in marks}
 
 
 def _is_of(rows: pa.Table, vehicle: str, drive: str) -> pa.ChunkedArray:

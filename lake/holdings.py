@@ -1,10 +1,11 @@
 """Which versions hold a drive: one small summary beside each version, so that nothing else is read to answer.
 
-    drives/<version id>.parquet     vehicle (null where the rows do not say), drive, files, bytes
+    drives/<version id>.parquet     vehicle (null where the rows do not say), drive, files, bytes, recipes (ids with commas between)
 
 It is written with the version. One that is missing (a version that was synced, or is older) is made from its parts when it is asked
-for. Measured against an object for each (drive, part), which an answer would list: that costs three times the PUTs of every publish
-and saves one small GET for each version of a question that is asked a few times a year.
+for, and so is one of release 0.1.0 whose recipes are asked for. Measured against an object for each (drive, part), which an answer
+would list: that costs three times the PUTs of every publish and saves one small GET for each version of a question that is asked a few
+times a year.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from lake.stores import Store
 SCHEMA = pa.schema(
     [("vehicle", pa.string()), ("drive", pa.string()), ("files", pa.int64()), ("bytes", pa.int64())]
 )
+RECIPES = "recipes"
+KEPT = SCHEMA.append(pa.field(RECIPES, pa.string()))
+TALLY = SCHEMA.append(pa.field("recipe", pa.string()))
 PARALLEL = 8
 
 
@@ -47,42 +51,79 @@ def holdings_key(version: str) -> str:
 
 
 def tally(rows: pa.Table) -> pa.Table:
-    """SCHEMA of some rows of a version; rows without a drive are left out."""
+    """TALLY of some rows of a version; rows without a drive are left out."""
     names = rows.schema.names
     if "drive" not in names:
-        return SCHEMA.empty_table()
-    has_vehicle = "vehicle" in names and pa.types.is_string(rows.schema.field("vehicle").type)
-    vehicle = rows["vehicle"] if has_vehicle else pa.nulls(rows.num_rows, pa.string())
+        return TALLY.empty_table()
+    vehicle, recipe = (
+        rows[name]
+        if name in names and pa.types.is_string(rows.schema.field(name).type)
+        else pa.nulls(rows.num_rows, pa.string())
+        for name in ("vehicle", "recipe")
+    )
     ones = pa.repeat(pa.scalar(1, pa.int64()), rows.num_rows)
-    table = pa.table([vehicle, rows["drive"], ones, rows["size"]], schema=SCHEMA)
-    return _summed([table.filter(pc.is_valid(table["drive"]))])
+    table = pa.table([vehicle, rows["drive"], ones, rows["size"], recipe], schema=TALLY)
+    return _summed([table.filter(pc.is_valid(table["drive"]))], ("vehicle", "drive", "recipe"))
 
 
-def _summed(tables: Iterable[pa.Table]) -> pa.Table:
-    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    summed = table.group_by(["vehicle", "drive"]).aggregate([("files", "sum"), ("bytes", "sum")])
-    summed = summed.rename_columns({"files_sum": "files", "bytes_sum": "bytes"}).select(SCHEMA.names)
-    return summed.cast(SCHEMA).sort_by([("vehicle", "ascending"), ("drive", "ascending")])
+def _summed(tables: Iterable[pa.Table], keys: tuple[str, ...]) -> pa.Table:
+    """TALLY with one row for each value of the keys."""
+    table = pa.concat_tables([TALLY.empty_table(), *tables])
+    summed = table.group_by(list(keys)).aggregate([("files", "sum"), ("bytes", "sum")])
+    summed = summed.rename_columns({"files_sum": "files", "bytes_sum": "bytes"})
+    return summed.select([name for name in TALLY.names if name in summed.schema.names])
+
+
+def _summary(tables: Sequence[pa.Table]) -> pa.Table:
+    """KEPT of a version from the tallies of all its rows."""
+    recipes: dict[tuple[str | None, str], set[str]] = {}
+    for row in _summed(tables, ("vehicle", "drive", "recipe")).to_pylist():
+        recipes.setdefault((row["vehicle"], row["drive"]), set()).update({row["recipe"]} - {None})
+    summed = _summed(tables, ("vehicle", "drive")).select(SCHEMA.names).cast(SCHEMA)
+    summed = summed.sort_by([("vehicle", "ascending"), ("drive", "ascending")])
+    pairs = zip(summed["vehicle"].to_pylist(), summed["drive"].to_pylist(), strict=True)
+    return summed.append_column(
+        RECIPES, pa.array([",".join(sorted(recipes[pair])) for pair in pairs], pa.string())
+    )
 
 
 def write_holdings(store: Store, version: str, tallies: Sequence[pa.Table]) -> None:
     """Write the summary of a version from the tallies of all its rows. Harmless to repeat."""
-    stores.put_if_absent(store, holdings_key(version), parquet_bytes(_summed(tallies)))
+    stores.put_if_absent(store, holdings_key(version), parquet_bytes(_summary(tallies)))
 
 
-def read_holdings(store: Store, version: str) -> pa.Table:
-    """SCHEMA of a version; made from its parts (and kept, where the store may be written) when it is missing."""
-    key = holdings_key(version)
+def read_holdings(store: Store, version: str, *, recipes: bool = False) -> pa.Table:
+    """The summary of a version.
+
+    It is made from the version's parts where it is missing, or lacks recipes that are asked for, and then kept where the store may be
+    written.
+
+    Args:
+        store: The lake.
+        version: Its id.
+        recipes: Whether the column `recipes` is needed.
+
+    Returns:
+        SCHEMA, or KEPT with recipes.
+
+    Raises:
+        NotFound: There is no such version.
+        Corrupt: The object is no summary.
+    """
+    key, wanted = holdings_key(version), KEPT if recipes else SCHEMA
     try:
-        return pq.read_table(pa.BufferReader(stores.get(store, key))).select(SCHEMA.names).cast(SCHEMA)
+        table = pq.read_table(pa.BufferReader(stores.get(store, key)))
+        if not recipes or RECIPES in table.schema.names:
+            return table.select(wanted.names).cast(wanted)
     except NotFound:
-        parts = manifests.read_parts(store, manifests.read_root(store, version))
-        table = _summed([tally(part) for part in parts])
-        if not store.read_only:
-            stores.put_if_absent(store, key, parquet_bytes(table))
-        return table
+        pass
     except (pa.ArrowException, KeyError) as error:
         raise Corrupt(f"{key} in store {store.name}", f"it is no summary: {error}", "delete it") from error
+    parts = manifests.read_parts(store, manifests.read_root(store, version))
+    made = _summary([tally(part) for part in parts])
+    if not store.read_only:
+        stores.put(store, key, parquet_bytes(made))
+    return made.select(wanted.names)
 
 
 def versions_in(store: Store) -> list[str]:

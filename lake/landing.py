@@ -244,11 +244,17 @@ def keep_raw(
 
 def raw_fingerprint(lake: Store, vehicle: str, drive: str) -> str | None:
     """Fingerprint of the drive that is kept under this name, None when there is none."""
+    kept = find_raw(lake, vehicle, drive)
+    return kept[1] if kept is not None else None
+
+
+def find_raw(lake: Store, vehicle: str, drive: str) -> tuple[str, str] | None:
+    """(date, fingerprint) of the drive that is kept under this name, None when there is none."""
     check_part("the drive", drive)
     for date in stores.list_folders(lake, f"raw/{check_part('the vehicle', vehicle)}/"):
         key = f"raw/{vehicle}/{date}/{drive}/{COMPLETE}"
         try:
-            return str(read_json(stores.get(lake, key), key).get("fingerprint"))
+            return date, str(read_json(stores.get(lake, key), key).get("fingerprint"))
         except NotFound:
             continue
     return None

@@ -1,19 +1,22 @@
 """From a drive to versions and back: what a version was made of, what was made of it, which recordings and recipes stand behind it.
 
-Everything is read from what a publish writes anyway: origins of refs, `drives/<version>.parquet`, keys of the catalogue.
+Everything is read from what a publish writes anyway: origins of refs, `drives/<version>.parquet`, keys of the catalogue. The recipes of
+a version are those of its rows, whatever the drive was cut by since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
-from lake import catalog, refs
+from lake import catalog, refs, stores
 from lake.errors import NotFound
 from lake.holdings import held_by, read_holdings
 from lake.landing import raw_folder
+from lake.recipe_order import DIGITS
 from lake.refs import Ref
 from lake.stores import Store
 
@@ -34,7 +37,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Driven:
-    """A drive: what a version has of it (0: not asked), where its recordings are kept, and recipes that cut it (16 digits)."""
+    """A drive: what a version has of it (0: not asked), where its recordings are kept, and recipes (16 digits).
+
+    recipes: of a version's drive those of the version's own rows; of a drive alone all in the catalogue, the current one first.
+    """
 
     vehicle: str | None
     drive: str
@@ -84,7 +90,7 @@ def way_of(store: Store, dataset: str, ref: str = refs.LATEST) -> VersionWay:
     found = refs.resolve(store, dataset, ref)
     every = versions_of(store)
     mine = next(made for made in every if (made.dataset, made.version) == (found.dataset, found.version))
-    drives = read_holdings(store, found.version).to_pylist()
+    drives = read_holdings(store, found.version, recipes=True).to_pylist()
     return VersionWay(
         mine, tuple(_parents(mine, every)), tuple(_children(mine, every)), tuple(_driven(store, drives))
     )
@@ -112,7 +118,7 @@ def _children(mine: Made, every: Iterable[Made]) -> list[Made]:
 
 
 def _driven(store: Store, rows: Iterable[Mapping[str, Any]]) -> list[Driven]:
-    """Drives of a version with their recordings and recipes, from the keys of the catalogue."""
+    """Drives of a version with their recordings, from the keys of the catalogue; rows: KEPT of its summary."""
     cuts: dict[str, list[catalog.CutDrive]] = {}
     for cut in catalog.drives_in(store):
         cuts.setdefault(cut.drive, []).append(cut)
@@ -121,27 +127,40 @@ def _driven(store: Store, rows: Iterable[Mapping[str, Any]]) -> list[Driven]:
         vehicle = row["vehicle"]
         same = [cut for cut in cuts.get(row["drive"], ()) if vehicle in (None, cut.vehicle)]
         raw = sorted({raw_folder(cut.vehicle, cut.date, cut.drive) for cut in same})
-        recipes = sorted({cut.recipe for cut in same})
-        found.append(Driven(vehicle, row["drive"], row["files"], row["bytes"], tuple(raw), tuple(recipes)))
+        recipes = tuple(recipe[:DIGITS] for recipe in row["recipes"].split(",") if recipe)
+        found.append(Driven(vehicle, row["drive"], row["files"], row["bytes"], tuple(raw), recipes))
     return found
+
+
+def _cut_drives(store: Store, infos: Sequence[stores.Info]) -> Iterator[Driven]:
+    """The drives of these catalogue files, each with all its recipes, the current one first."""
+    orders = catalog.orders_of(store, infos).first
+    cuts = sorted((cut for info in infos if (cut := catalog.cut_of(info.key))), key=lambda cut: cut.vehicle)
+    for vehicle, same in groupby(cuts, key=lambda cut: cut.vehicle):
+        mine = list(same)
+        raw = sorted({raw_folder(cut.vehicle, cut.date, cut.drive) for cut in mine})
+        recipes = orders.get((vehicle, mine[0].drive), tuple(cut.recipe for cut in mine))
+        yield Driven(vehicle, mine[0].drive, raw=tuple(raw), recipes=recipes)
 
 
 def way_of_drive(store: Store, drive: str, vehicle: str | None = None) -> DriveWay:
     """Raises NotFound when neither the catalogue nor a version has such a drive."""
-    cut = [one for one in catalog.drives_in(store) if one.drive == drive and vehicle in (None, one.vehicle)]
+    infos = [
+        info
+        for info in stores.list_objects(store, catalog.PREFIX)
+        if (cut := catalog.cut_of(info.key)) and cut.drive == drive and vehicle in (None, cut.vehicle)
+    ]
     held = held_by(store, drive, vehicle)
-    if not cut and not held:
+    if not infos and not held:
         raise NotFound(
             f"the drive {drive!r}",
             f"neither the catalogue nor a version of store {store.name} has it",
             "check its name; `outlap quarantine ls` shows refused drives",
         )
-    names: list[str | None] = [*sorted({one.vehicle for one in cut})] or [vehicle]
-    rows = [{"vehicle": name, "drive": drive, "files": 0, "bytes": 0} for name in names]
     every = versions_of(store)
     versions = [(made, one.files, one.bytes) for one in held for made in every if made.version == one.version]
     return DriveWay(
-        tuple(_driven(store, rows)),
+        tuple(_cut_drives(store, infos)) or (Driven(vehicle, drive),),
         tuple(sorted(versions, key=lambda item: (item[0].at_ns, item[0].dataset))),
     )
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 
 from lake import stores
 from lake.canonical import canonical_json, is_hash, read_json
-from lake.catalog import PREFIX as CATALOG
+from lake.catalog import files_now
 from lake.errors import Corrupt, NotFound, Refused
 from lake.snapshots import keep_snapshot
 from lake.stores import Store
@@ -95,7 +95,7 @@ def fix(store: Store, until_ns: int, since_ns: int) -> Night:
     known = read(store, name)
     if known is not None:
         return known
-    files = sorted((info.key, info.etag or "") for info in stores.list_objects(store, CATALOG))
+    files = files_now(store)
     if not files:
         raise NotFound(f"the catalogue of store {store.name}", "it has no frames yet", "ingest a drive first")
     snapshot = keep_snapshot(store, files)

@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 COLUMNS = ("date", "vehicle", "drive")
+VIEWS = ("frames", "frames_all")
 CLASSES = frozenset(
     {"COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "BETWEEN", "OPERATOR", "CAST", "FUNCTION"}
 )
@@ -26,7 +27,7 @@ FUNCTIONS = frozenset(
 
 
 def visible(sql: str, partitions: Sequence[tuple[str, str, str]]) -> list[bool]:
-    """For each (date, vehicle, drive): whether rows of it can matter to this SELECT over `frames`."""
+    """For each (date, vehicle, drive): whether rows of it can matter to this SELECT over the views."""
     everything = [True] * len(partitions)
     try:
         with duckdb.connect() as connection:
@@ -63,16 +64,16 @@ def _walk(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _mentions(tree: Any) -> int:
-    """How often the view is read: each must be of the understood kind. -1: a CTE has its name."""
+    """How often the views are read: each must be of the understood kind. -1: a CTE has the name of one."""
     tables = sum(node.get("type") == "BASE_TABLE" for node in _walk(tree) if _is_frames(node))
     named = sum(
-        str(node.get(key, "")).lower() == "frames" for node in _walk(tree) for key in ("key", "cte_name")
+        str(node.get(key, "")).lower() in VIEWS for node in _walk(tree) for key in ("key", "cte_name")
     )
     return tables if not named else -1
 
 
 def _is_frames(node: dict[str, Any]) -> bool:
-    return str(node.get("table_name", "")).lower() == "frames"
+    return str(node.get("table_name", "")).lower() in VIEWS
 
 
 def _selects_from_frames(tree: Any) -> list[dict[str, Any]]:
@@ -92,7 +93,7 @@ def _condition(node: dict[str, Any]) -> list[Any] | None:
         return None
     where = node["where_clause"]
     conjuncts = where["children"] if where["type"] == "CONJUNCTION_AND" else [where]
-    names = {"", "frames", str(table["alias"]).lower()}
+    names = {"", str(table["table_name"]).lower(), str(table["alias"]).lower()}
     return [conjunct for conjunct in conjuncts if _is_plain(conjunct, names)] or None
 
 

@@ -1,11 +1,16 @@
-"""Quarantine: what was refused, by which rule, with the evidence. One entry a drive."""
+"""Quarantine: what was refused, by which rule, with the evidence. One entry a drive.
+
+quarantine/<vehicle>/<drive>.json     the entry
+dismissed/<vehicle>/<drive>.json      the entry of a drive that a person dismissed: no longer listed, and not tried again until
+                                      it is uploaded with other content, or somebody asks for it
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from lake import stores
@@ -30,13 +35,27 @@ class Finding:
 
 @dataclass(frozen=True)
 class Entry:
-    """A refused drive. fingerprint: of its COMPLETE.json, so that a corrected upload is told from the refused one."""
+    """A refused drive. fingerprint: of its COMPLETE.json, so that a corrected upload is told from the refused one.
+
+    dismissed_by, dismissed_ns: who dismissed it and when; "" and 0 where nobody did.
+    """
 
     vehicle: str
     drive: str
     findings: tuple[Finding, ...]
     fingerprint: str
     at_ns: int
+    dismissed_by: str = ""
+    dismissed_ns: int = 0
+
+
+def _dismissed_key(vehicle: str, drive: str) -> str:
+    return f"dismissed/{check_part('the vehicle', vehicle)}/{check_part('the drive', drive)}.json"
+
+
+def keys_of(vehicle: str, drive: str) -> tuple[str, str]:
+    """The keys that an entry of a drive may have: in quarantine, and dismissed."""
+    return _key(vehicle, drive), _dismissed_key(vehicle, drive)
 
 
 def _key(vehicle: str, drive: str) -> str:
@@ -49,13 +68,26 @@ def add(store: Store, vehicle: str, drive: str, findings: Sequence[Finding], fin
     known = read(store, vehicle, drive)
     if known is not None and (known.findings, known.fingerprint) == (entry.findings, fingerprint):
         return known  # told before: the time of the first refusal stays
-    stores.put(store, _key(vehicle, drive), json.dumps(asdict(entry), ensure_ascii=False, indent=1).encode())
+    stores.put(store, _key(vehicle, drive), _bytes(entry))
+    stores.delete(store, _dismissed_key(vehicle, drive))  # it was tried again since, and is refused again
     return entry
+
+
+def _bytes(entry: Entry) -> bytes:
+    return json.dumps(asdict(entry), ensure_ascii=False, indent=1).encode()
 
 
 def read(store: Store, vehicle: str, drive: str) -> Entry | None:
     """The entry of a drive, None when it is not in quarantine."""
-    key = _key(vehicle, drive)
+    return _read(store, _key(vehicle, drive))
+
+
+def read_dismissed(store: Store, vehicle: str, drive: str) -> Entry | None:
+    """The entry of a drive that was dismissed, None when nobody dismissed it."""
+    return _read(store, _dismissed_key(vehicle, drive))
+
+
+def _read(store: Store, key: str) -> Entry | None:
     try:
         return from_json(stores.get(store, key), key)
     except NotFound:
@@ -67,8 +99,11 @@ def from_json(data: bytes, key: str) -> Entry:
     value = read_json(data, key)
     try:
         findings = tuple(Finding(**item) for item in value["findings"])
-        return Entry(value["vehicle"], value["drive"], findings, value["fingerprint"], value["at_ns"])
-    except (KeyError, TypeError) as error:
+        dismissed = (str(value.get("dismissed_by", "")), int(value.get("dismissed_ns", 0)))
+        return Entry(
+            value["vehicle"], value["drive"], findings, value["fingerprint"], value["at_ns"], *dismissed
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(
             key, f"it is no quarantine entry: {error}", "delete it and ingest the drive again"
         ) from error
@@ -76,7 +111,16 @@ def from_json(data: bytes, key: str) -> Entry:
 
 def names(store: Store) -> list[tuple[str, str]]:
     """(vehicle, drive) of all refused drives, sorted, from the keys alone."""
-    parts = (info.key.split("/") for info in stores.list_objects(store, "quarantine/"))
+    return _names(store, "quarantine/")
+
+
+def dismissed_names(store: Store) -> list[tuple[str, str]]:
+    """(vehicle, drive) of all dismissed drives, sorted, from the keys alone."""
+    return _names(store, "dismissed/")
+
+
+def _names(store: Store, prefix: str) -> list[tuple[str, str]]:
+    parts = (info.key.split("/") for info in stores.list_objects(store, prefix))
     return sorted(
         (one[1], one[2].removesuffix(".json")) for one in parts if len(one) == 3 and one[2].endswith(".json")
     )
@@ -87,6 +131,42 @@ def entries(store: Store) -> list[Entry]:
     return [entry for pair in names(store) if (entry := read(store, *pair)) is not None]
 
 
+def dismissed(store: Store) -> list[Entry]:
+    """All dismissed drives, by vehicle and drive."""
+    return [entry for pair in dismissed_names(store) if (entry := read_dismissed(store, *pair)) is not None]
+
+
+def dismiss(store: Store, vehicle: str, drive: str, by: str) -> Entry:
+    """Take a refused drive out of the quarantine without ingesting it. Harmless to repeat.
+
+    Args:
+        store: The lake.
+        vehicle: Of the drive.
+        drive: Its name.
+        by: Who dismisses it.
+
+    Returns:
+        The entry, dismissed.
+
+    Raises:
+        NotFound: It is not in quarantine.
+    """
+    entry = read(store, vehicle, drive)
+    if entry is None:
+        known = read_dismissed(store, vehicle, drive)
+        if known is not None:
+            return known
+        raise NotFound(
+            f"the drive {vehicle}/{drive}", "it is not in quarantine", "see `outlap quarantine ls`"
+        )
+    done = replace(entry, dismissed_by=by, dismissed_ns=time.time_ns())
+    # in this order: killed between the two, it is in quarantine still
+    stores.put(store, _dismissed_key(vehicle, drive), _bytes(done))
+    stores.delete(store, _key(vehicle, drive))
+    return done
+
+
 def clear(store: Store, vehicle: str, drive: str) -> None:
     """Forget the entry: the drive was uploaded again and taken."""
-    stores.delete(store, _key(vehicle, drive))
+    for key in keys_of(vehicle, drive):
+        stores.delete(store, key)

@@ -2,6 +2,9 @@
 
     catalog/snapshots/<snapshot id>.parquet     key, etag of each catalogue file; the id is that of lake.catalog.snapshot_id
 
+Of a drive that has several recipes there is a row more: key `catalog/current/<vehicle>/<drive>`, etag the recipes with commas between,
+the current one first. So the query sees the same recipe again, whatever became current since.
+
 A snapshot copies nothing: catalogue files never change, and one that was deleted is told by name.
 """
 

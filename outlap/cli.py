@@ -37,6 +37,7 @@ from outlap.commands import (
     profile,
     publish,
     quarantine,
+    recipes,
     repack,
     residency,
     retention,
@@ -75,6 +76,7 @@ app.add_typer(bench.app, rich_help_panel=_STACK)
 app.command("simulate", rich_help_panel=_STACK)(simulate.simulate)
 app.command("ingest", rich_help_panel=_DATA)(ingest.ingest)
 app.add_typer(quarantine.quarantine, name="quarantine", rich_help_panel=_DATA)
+app.add_typer(recipes.app, name="recipes", rich_help_panel=_DATA)
 app.command("profile", rich_help_panel=_DATA)(profile.profile)
 app.command("publish", rich_help_panel=_DATA)(publish.publish)
 app.command("derive", rich_help_panel=_DATA)(derive.derive)

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake import catalog, landing, packs, quarantine, stores
+from lake import catalog, landing, packs, quarantine, recipes, stores
 from lake.canonical import blake3_hex
-from lake.errors import Conflict, Corrupt
+from lake.errors import Conflict, Corrupt, NotFound
 from lake.landing import Drive
 from lake.quarantine import Finding
 from lake.stores import Store
@@ -34,7 +34,7 @@ from transforms.errors import TransformError
 from transforms.looks import further_columns, look_at
 from transforms.packing import Item, catalogue_rows, frame_path, write_packs
 from transforms.profiles import read_profile
-from transforms.recipe import Recipe, recipe_id
+from transforms.recipe import Recipe, recipe_id, recipe_json
 from transforms.samples import align, missing_partners, sample_ids
 from transforms.seen import Seen, seconds_of
 from transforms.telemetry import positions_at
@@ -97,6 +97,8 @@ def ingest_drive(
         there = _already(lake, landed, named)
         if there is not None:
             report = there
+            if quarantine.read(lake, vehicle, drive) is not None:
+                quarantine.clear(lake, vehicle, drive)  # a run was killed between the catalogue and this
         else:
             scratch.mkdir(parents=True, exist_ok=True)
             with (
@@ -160,16 +162,17 @@ def _conflict(drive: Drive) -> Conflict:
 
 def _already(lake: Store, drive: Drive, named: str) -> IngestReport | None:
     """The report of a drive that is all there. Raises Conflict when another one is under its name."""
-    known = landing.raw_fingerprint(lake, drive.vehicle, drive.drive)
+    known = landing.find_raw(lake, drive.vehicle, drive.drive)
     if known is None:
         return None
-    if known != drive.fingerprint:
+    date, fingerprint = known
+    if fingerprint != drive.fingerprint:
         raise _conflict(drive)
-    for cut in catalog.drives_in(lake):
-        if (cut.vehicle, cut.drive) == (drive.vehicle, drive.drive) and named.startswith(cut.recipe):
-            table = catalog.read_frames(lake, cut.date, cut.vehicle, cut.drive, named)
-            return _counted(IngestReport(drive.vehicle, drive.drive, "already", named), table)
-    return None
+    try:
+        table = catalog.read_frames(lake, date, drive.vehicle, drive.drive, named)
+    except NotFound:
+        return None
+    return _counted(IngestReport(drive.vehicle, drive.drive, "already", named), table)
 
 
 def _counted(report: IngestReport, table: pa.Table) -> IngestReport:
@@ -215,9 +218,11 @@ def _ingest(
     if landing.raw_fingerprint(lake, drive.vehicle, drive.drive) != drive.fingerprint:
         raise _conflict(drive)  # another run kept another drive under this name while we cut
     table = _pack(lake, drive, date, cuts, drive_seen, recipe, folder, tell)
+    recipes.keep_settings(lake, named, recipe_json(recipe))
     catalog.write_frames(lake, table, date, drive.vehicle, drive.drive, named)
-    if quarantine.read(lake, drive.vehicle, drive.drive) is not None:
-        quarantine.clear(lake, drive.vehicle, drive.drive)  # an earlier upload was refused, this one is good
+    quarantine.clear(
+        lake, drive.vehicle, drive.drive
+    )  # an earlier upload may have been refused, this one is good
     recordings = [seen for seen in drive_seen if seen.role == "recording"]
     return dataclasses.replace(
         _counted(report, table),

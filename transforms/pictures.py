@@ -19,7 +19,7 @@ import simplejpeg
 from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from transforms.errors import Unreadable
+from transforms.errors import Unreadable, is_of_machine
 from transforms.recipe import Output
 from transforms.recordings import Orientation
 from transforms.sizes import Target, target_sizes
@@ -75,28 +75,61 @@ def _is_full_range(frame: av.VideoFrame) -> bool:
     return frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
 
 
-def _filtered(frame: av.VideoFrame, matrix: str, full: bool) -> av.VideoFrame:
-    key = (frame.format.name, frame.width, frame.height, matrix, full)
-    if getattr(_own, "graph_key", None) != key:
-        graph = Graph()
-        graph.threads = 1
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-        )
-        # equal primaries and curves on both sides: the matrix and the range alone
-        same = "iprimaries=bt709:primaries=bt709:itrc=bt709:trc=bt709:fast=1"
-        colours = graph.add(
+def _graph(frame: av.VideoFrame, crop: tuple[int, int], matrix: str, full: bool) -> Graph:
+    """From a frame's matrix and range to those of a JPEG, and then of that what `crop` says. Raises av.FFmpegError."""
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    # equal primaries and curves on both sides: the matrix and the range alone
+    same = "iprimaries=bt709:primaries=bt709:itrc=bt709:trc=bt709:fast=1"
+    steps = [
+        graph.add(
             "colorspace",
             f"ispace={matrix}:space=bt470bg:irange={'pc' if full else 'tv'}:range=pc:{same}"
             f":format={FILTERED[frame.format.name]}",
         )
-        sink = graph.add("buffersink")
-        source.link_to(colours)
-        colours.link_to(sink)
-        graph.configure()
-        _own.graph, _own.graph_key = graph, key
-    _own.graph.push(frame)
-    found = _own.graph.pull()
+    ]
+    if crop != (frame.width, frame.height):
+        steps.append(graph.add("crop", f"{crop[0]}:{crop[1]}:0:0:exact=1"))
+    for step in (*steps, graph.add("buffersink")):
+        source.link_to(step)
+        source = step
+    graph.configure()
+    return graph
+
+
+def _with_even_sides(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame with its last column or line once more where a side is odd; planes of colour that are halved stay as they are."""
+    wide, high = frame.width + frame.width % 2, frame.height + frame.height % 2
+    if (wide, high) == (frame.width, frame.height):
+        return frame
+    even = av.VideoFrame(wide, high, frame.format.name)
+    sample = np.dtype(np.uint16 if frame.format.name.endswith("le") else np.uint8)
+    for old, new in zip(frame.planes, even.planes, strict=True):
+        pixels = np.frombuffer(memoryview(old), sample).reshape(-1, old.line_size // sample.itemsize)
+        missing = (0, new.height - old.height), (0, new.width - old.width)
+        whole = np.zeros((new.height, new.line_size // sample.itemsize), sample)
+        whole[:, : new.width] = np.pad(pixels[: old.height, : old.width], missing, "edge")
+        new.update(whole)
+    even.colorspace, even.color_range = frame.colorspace, frame.color_range
+    return even
+
+
+def _filtered(frame: av.VideoFrame, matrix: str, full: bool) -> av.VideoFrame:
+    size = (frame.width, frame.height)
+    key = (frame.format.name, *size, matrix, full)
+    frame = _with_even_sides(frame)  # the filter takes no others
+    if getattr(_own, "graph_key", None) != key:
+        _own.graph_key = None
+        _own.graph, _own.graph_key = _graph(frame, size, matrix, full), key
+    try:
+        _own.graph.push(frame)
+        found = _own.graph.pull()
+    except av.FFmpegError:
+        _own.graph_key = None  # a graph that failed gives nothing more
+        raise
     assert isinstance(found, av.VideoFrame)
     return found
 
@@ -179,10 +212,16 @@ def _chroma_of(output: Output, orientation: Orientation) -> str:
 
 
 def to_pictures(frame: av.VideoFrame, orientation: Orientation, outputs: Sequence[Output]) -> list[Picture]:
-    """The JPEGs of a decoded frame. Raises Unreadable for a picture that is too small to be one."""
+    """The JPEGs of a decoded frame. Raises Unreadable for a picture that is too small to be one, or that FFmpeg does not convert."""
     if min(frame.width, frame.height) < SMALLEST:
         raise Unreadable("a recording", f"its pictures are {frame.width}x{frame.height}")
-    return jfif_pictures(to_jfif(frame), orientation, outputs)
+    try:
+        return jfif_pictures(to_jfif(frame), orientation, outputs)
+    except (av.FFmpegError, ValueError) as error:
+        if is_of_machine(error):
+            raise
+        what = f"{frame.format.name} of {frame.width}x{frame.height}"
+        raise Unreadable("a recording", f"FFmpeg does not convert its pictures ({what}): {error}") from error
 
 
 def jfif_pictures(

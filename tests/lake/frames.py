@@ -7,20 +7,30 @@ import pyarrow as pa
 from lake import catalog, packs
 
 
-def cut(store, folder, drive, count=20, vehicle="car", size=1000, output="720p", date="2026-06-01"):
-    """A drive of `count` frames; {path: bytes}."""
+def cut(
+    store,
+    folder,
+    drive,
+    count=20,
+    vehicle="car",
+    size=1000,
+    output="720p",
+    date="2026-06-01",
+    recipe="ab" * 32,
+):
+    """A drive of `count` frames by a recipe; {path: bytes}."""
     names = [f"{output}/{vehicle}/{drive}/CAM/{n:019d}.jpg" for n in range(count)]
     data = [f"{drive}-{n}-".encode() * (size // 10) for n in range(count)]
     pack = packs.write_pack(folder / f"{drive}.tar", zip(names, data, strict=True))
     packs.put_pack(store, pack.id, folder / f"{drive}.tar")
     (folder / f"{drive}.tar").unlink()
     catalog.write_frames(
-        store, table(pack, names, drive, vehicle, output, date), date, vehicle, drive, "ab" * 32
+        store, table(pack, names, drive, vehicle, output, date, recipe), date, vehicle, drive, recipe
     )
     return dict(zip(names, data, strict=True))
 
 
-def table(pack, names, drive, vehicle="car", output="720p", date="2026-06-01"):
+def table(pack, names, drive, vehicle="car", output="720p", date="2026-06-01", recipe="ab" * 32):
     """FRAME_SCHEMA rows of the members of a pack."""
     count = len(names)
     return pa.table(
@@ -34,7 +44,7 @@ def table(pack, names, drive, vehicle="car", output="720p", date="2026-06-01"):
             "sample_id": [f"s{n}" for n in range(count)],
             "width": pa.array([1280] * count, pa.int32()),
             "height": pa.array([720] * count, pa.int32()),
-            "recipe": ["r"] * count,
+            "recipe": [recipe] * count,
             "pack": [pack.id] * count,
             "offset": pack.members["offset"],
             "vehicle": [vehicle] * count,

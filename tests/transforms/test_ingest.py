@@ -177,7 +177,7 @@ class Killed(BaseException):
     """Stands for SIGKILL at a write."""
 
 
-@pytest.mark.parametrize("survived", range(11))
+@pytest.mark.parametrize("survived", range(12))
 def test_killed_at_any_write_and_run_again_gives_the_same_lake(
     tmp_path: Path, small_drive: dict[str, bytes], survived: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,9 +203,9 @@ def test_killed_at_any_write_and_run_again_gives_the_same_lake(
             broken.ingest(recipe=recipe)
         except Killed:
             assert catalog.drives_in(broken.lake) == []
-    # 4 files and COMPLETE.json, a pack, two columns, a lease, the catalogue: what dies at the eleventh write does not die
-    assert (writes > survived) == (survived < 10)
-    assert broken.ingest(recipe=recipe).outcome == ("already" if survived >= 10 else "ingested")
+    # 4 files and COMPLETE.json, a pack, the recipe, two columns, a lease, the catalogue: what dies at the twelfth write does not die
+    assert (writes > survived) == (survived < 11)
+    assert broken.ingest(recipe=recipe).outcome == ("already" if survived >= 11 else "ingested")
     assert broken.objects() == whole.objects()
 
 
