@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cacheengine.agent.letgo import changed, eviction_steps, keeps, trim
 from cacheengine.agent.state import Node, steady_ns
-from cacheengine.packs import disks, packcache
+from cacheengine.packs import disks, packcache, staging
 from cacheengine.packs import have as haves
 
 
@@ -57,10 +57,13 @@ def wanted_room(node: Node) -> int:
 
 
 def tidy(node: Node) -> None:
-    """At start: what a killed agent reserved and did not fill goes back, and lists of members of packs that are gone."""
+    """At start: what a killed agent reserved, staged and did not fill goes back, and lists of members of packs that are gone."""
     with node.space:
         for directory in node.cache.dirs:
-            for pack in packcache.packs_on_disk(directory) if disks.is_up(directory.path) else ():
+            if not disks.is_up(directory.path):
+                continue
+            staging.sweep(directory)
+            for pack in packcache.packs_on_disk(directory):
                 packcache.drop_unfilled(directory, pack)
         for path in (node.config.state_dir / "members").glob("*.parquet"):
             if packcache.find_pack(node.cache, path.stem) is None:

@@ -6,7 +6,7 @@ import structlog
 
 from cacheengine import metrics
 from cacheengine.agent.state import Node, leased_packs
-from cacheengine.packs import disks, packcache
+from cacheengine.packs import disks, packcache, staging
 from cacheengine.packs import have as haves
 from lake.errors import Explained
 
@@ -28,6 +28,7 @@ def look_at_disks(node: Node) -> None:
         if now == "normal" and before != "normal":
             drop_doubles(node)
         if now == "normal":
+            staging.sweep(directory)  # what a killed process of fetchfs left
             node.works(f"disk {directory.path}")
         else:
             cause = disks.disk_of(directory.path).cause

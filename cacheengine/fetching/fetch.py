@@ -1,8 +1,8 @@
 """Fetch: missing members of packs → few ranged requests → each member's hash checked → written → synced → marked.
 
-Bytes are checked before they are written, so a wrong byte never reaches a pack. Near members come in one request (gaps up to GAP, at
-most REQUEST bytes); a member longer than that is streamed and checked at its end, and not marked when wrong. At most `concurrency`
-requests are in memory.
+Bytes are checked before they are written (packs/memberwrites.py), so a wrong byte never reaches a pack. Near members come in one
+request (gaps up to GAP, at most REQUEST bytes); a member longer than that comes in several and is gathered outside of the pack. At
+most `concurrency` requests, and what memberwrites.MAX_MEMORY says of long members, are in memory.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import numpy as np
 
 from cacheengine import crashpoints, metrics
 from cacheengine.errors import Busy, FetchFailed
-from cacheengine.fetching import checked, pace
-from cacheengine.packs import assembled, disks, packcache
+from cacheengine.fetching import pace
+from cacheengine.packs import assembled, disks, memberwrites, packcache
 from cacheengine.packs.have import Ints, make
+from cacheengine.packs.memberwrites import PackFile, Sink
 from cacheengine.packs.packcache import CacheDir
 from cacheengine.wanted import PackWant
 from lake import stores
@@ -106,10 +107,10 @@ def _get(store: Store, key: str, offset: int, length: int) -> bytes:
     raise AssertionError
 
 
-Near = Callable[[PackWant, list[int], int], list[int]]
+Near = Callable[[PackWant, list[int], PackFile], list[int]]
 
 
-def no_peer(want: PackWant, rows: list[int], fd: int) -> list[int]:
+def no_peer(want: PackWant, rows: list[int], pack: PackFile) -> list[int]:
     return rows
 
 
@@ -131,13 +132,13 @@ STORE_ALONE = Sources()
 
 
 def fetch_piece(
-    store: Store, want: PackWant, piece: Piece, fd: int, sources: Sources = STORE_ALONE
+    store: Store, want: PackWant, piece: Piece, pack: PackFile, sources: Sources = STORE_ALONE
 ) -> list[Bad]:
     """Fetch one request's members, check and write them; those whose bytes are wrong twice. Raises NotFound, StoreDown, OSError."""
     # who has only an etag to go by cannot check what a peer sends
     rows, started = list(range(piece.first, piece.last)), time.monotonic()
     if want.hashed:
-        rows = sources.near(want, rows, fd)
+        rows = sources.near(want, rows, pack)
         taken = (
             piece.length if not rows else sum(want.length[piece.first : piece.last]) - sum(want.length[rows])
         )
@@ -148,16 +149,16 @@ def fetch_piece(
     left = want.take(np.array(rows, np.int64))
     bad: list[Bad] = []
     for part in plan(left.offset, left.length):
-        bad += _from_stores(store, left, part, fd, sources)
+        bad += _from_stores(store, left, part, pack, sources)
     return bad
 
 
-def _from_stores(store: Store, want: PackWant, piece: Piece, fd: int, sources: Sources) -> list[Bad]:
+def _from_stores(store: Store, want: PackWant, piece: Piece, pack: PackFile, sources: Sources) -> list[Bad]:
     failure: Explained | None = None
     bad: list[Bad] = []
     started = time.monotonic()
     try:
-        bad = _from_store(store, want, piece, fd, sources.open_named)
+        bad = _from_store(store, want, piece, pack, sources.open_named)
         sources.told(f"store {store.name}", want.pack, piece.offset, piece.length, time.monotonic() - started)
         if not bad:
             return []
@@ -165,7 +166,7 @@ def _from_stores(store: Store, want: PackWant, piece: Piece, fd: int, sources: S
         failure = error
     for other in () if want.assembled else sources.others():
         try:
-            if not _from_store(other, want, piece, fd, sources.open_named):
+            if not _from_store(other, want, piece, pack, sources.open_named):
                 metrics.other_store_bytes.inc(piece.length)
                 seconds = time.monotonic() - started
                 sources.told(f"store {other.name}", want.pack, piece.offset, piece.length, seconds)
@@ -174,22 +175,26 @@ def _from_stores(store: Store, want: PackWant, piece: Piece, fd: int, sources: S
             continue
     if failure is not None:
         rows = list(range(piece.first, piece.last))
-        if not want.hashed or sources.last(want, rows, fd):
+        if not want.hashed or sources.last(want, rows, pack):
             raise failure
         sources.told("peer", want.pack, piece.offset, piece.length, time.monotonic() - started)
     return bad
 
 
-def _from_store(store: Store, want: PackWant, piece: Piece, fd: int, open_named: OpenNamed) -> list[Bad]:
+def _from_store(
+    store: Store, want: PackWant, piece: Piece, pack: PackFile, open_named: OpenNamed
+) -> list[Bad]:
     if want.assembled:
-        failed = assembled.fetch_members(store, want, range(piece.first, piece.last), fd, open_named)
+        failed = assembled.fetch_members(
+            store, want, range(piece.first, piece.last), pack=pack, open_named=open_named
+        )
         return [Bad(want.pack, int(want.offset[row]), cause) for row, cause in failed]
     if piece.last - piece.first == 1 and piece.length > REQUEST:
-        return _fetch_long(store, want, piece.first, fd)
+        return _fetch_long(store, want, piece.first, pack)
     rows = list(range(piece.first, piece.last))
     for _ in range(2):
         data = memoryview(_get(store, pack_key(want.pack), piece.offset, piece.length))
-        rows = checked.write_good(want, rows, data, piece.offset, fd)
+        rows = memberwrites.write_members(want, rows, data, base=piece.offset, pack=pack)
         if not rows:
             return []
         metrics.store_retries.inc()  # it may have been the way, not the store: once more
@@ -202,14 +207,17 @@ def _bad(store: Store, want: PackWant, row: int) -> Bad:
     return Bad(want.pack, int(want.offset[row]), cause)
 
 
-def _fetch_long(store: Store, want: PackWant, row: int, fd: int) -> list[Bad]:
+def _fetch_long(store: Store, want: PackWant, row: int, pack: PackFile) -> list[Bad]:
     offset, length = int(want.offset[row]), int(want.length[row])
-    for _ in range(2):
-        member = checked.Long(want, row, fd)
+
+    def pour(sink: Sink) -> bool:
         for at in range(0, length, REQUEST):
             data = _get(store, pack_key(want.pack), offset + at, min(REQUEST, length - at))
-            member.write(memoryview(data))
-        if member.is_right():
+            sink(memoryview(data))
+        return True
+
+    for _ in range(2):
+        if memberwrites.write_long(want, row, pour, pack):
             return []
         metrics.store_retries.inc()
     metrics.members_bad.inc()
@@ -302,7 +310,7 @@ def fetch(
             give_way()
             throttle(piece.length)
             if not abort.now:
-                wrong = fetch_piece(store, want, piece, session.fd, sources)
+                wrong = fetch_piece(store, want, piece, PackFile(session.fd, session.job.directory), sources)
                 crashpoints.reach("warm.written")
                 bad.extend(wrong)
                 rows = np.arange(piece.first, piece.last)

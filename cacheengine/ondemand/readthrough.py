@@ -26,9 +26,10 @@ from cacheengine.fetching import fetch, giveway
 from cacheengine.node import node_store, other_stores, read_node_file, store_opener
 from cacheengine.ondemand import readahead
 from cacheengine.ondemand.memberlists import all_members, named_members, touches, touching
-from cacheengine.packs import disks, packcache, reserving
+from cacheengine.packs import disks, memberwrites, packcache, reserving
 from cacheengine.packs import have as haves
 from cacheengine.packs.have import Mask
+from cacheengine.packs.memberwrites import PackFile
 from cacheengine.packs.packcache import Cache, CacheDir, open_cache
 from cacheengine.packs.reserving import Need
 from cacheengine.peers import peers
@@ -313,7 +314,7 @@ class ReadThrough:
         for piece in fetch.plan(want.offset, want.length):
             if self._counts is not None:
                 giveway.say(self._counts.with_suffix(giveway.SUFFIX))
-            bad += fetch.fetch_piece(self._store, want, piece, pack.fd, sources)
+            bad += fetch.fetch_piece(self._store, want, piece, PackFile(pack.fd, pack.directory), sources)
         failed = np.isin(want.offset, [one.offset for one in bad])
         size = int(want.length[~failed].sum())
         metrics.miss_bytes.inc(size)
@@ -486,6 +487,7 @@ def open_readthrough(node_file: Path, name: str = "fetchfs") -> ReadThrough:
     )
     near = peers.open_peers(node.name, Watched(node.state_dir), client_tls(node))
     at_once = max(LEAST_AT_ONCE, AT_ONCE // node.fetchfs_processes)
+    memberwrites.MEMORY.limit = memberwrites.MAX_MEMORY // node.fetchfs_processes
     return ReadThrough(
         cache, store, node.views, folder / f"{name}.json", node.read_wait_s, sources, near, at_once
     )

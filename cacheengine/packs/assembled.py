@@ -1,12 +1,11 @@
 """Members of packs that lie in no store: each is a whole object that was published in place, and the node puts the pack together.
 
-An object is read with If-Match on its etag, streamed to where it belongs in the pack, and marked when it has its content id (its
-BLAKE3; with etag identity: store, key, etag and size are those of the manifest). See lake/assemblies.py.
+An object is read with If-Match on its etag, in one request, and written where it belongs in the pack when all of it is there and it
+has its content id (its BLAKE3; with etag identity: store, key, etag and size are those of the manifest). See lake/assemblies.py.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -14,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from blake3 import blake3
 
 from cacheengine import metrics
+from cacheengine.packs import memberwrites
+from cacheengine.packs.memberwrites import PackFile, Sink
 from cacheengine.wanted import PackWant
 from lake import stores
 from lake.assemblies import OpenNamed, etag_id, read_assembly
@@ -49,7 +49,7 @@ def assembly(store: Store, pack: str) -> pa.Table:
 
 
 def fetch_members(
-    store: Store, want: PackWant, rows: Sequence[int], fd: int, open_named: OpenNamed
+    store: Store, want: PackWant, rows: Sequence[int], *, pack: PackFile, open_named: OpenNamed
 ) -> list[tuple[int, str]]:
     """Fetch these rows' objects, check them and write them; (row, cause) of those that are not what was published.
 
@@ -70,7 +70,7 @@ def fetch_members(
 
     def one(member: Member) -> tuple[int, str] | None:
         row, name, _, _ = member
-        cause = _fetch_one(opened[name], want, member, fd)
+        cause = _fetch_one(opened[name], want, member, pack)
         return None if cause is None else (row, cause)
 
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="assemble") as pool:
@@ -79,39 +79,38 @@ def fetch_members(
     return bad
 
 
-def _fetch_one(source: Store, want: PackWant, member: Member, fd: int) -> str | None:
+def _fetch_one(source: Store, want: PackWant, member: Member, pack: PackFile) -> str | None:
     """Why the object is not what was published; None when it is, and is written."""
     row, name, key, etag = member
-    offset, size = int(want.offset[row]), int(want.length[row])
-    for attempt in range(TRIES):
-        digest, seen = blake3(), 0
+    size, came = int(want.length[row]), 0
+    if not want.hashed and etag_id(name, key, etag, size) != want.content_id[row].tobytes().hex():
+        return f"{key} in store {name} does not have its content id"
+
+    def pour(sink: Sink) -> bool:
+        nonlocal came
+        came = 0
         metrics.store_requests.inc()
+        for piece in stores.stream_matching(source, key, etag, size):
+            came += len(piece)
+            if came > size:
+                return False
+            sink(memoryview(piece))
+        metrics.store_bytes.inc(came)
+        return came == size
+
+    for attempt in range(TRIES):
         try:
-            for piece in stores.stream_matching(source, key, etag, size):
-                if seen + len(piece) > size:
-                    return f"{key} in store {name} has more than the {size} bytes that were published"
-                _write(fd, piece, offset + seen)
-                digest.update(piece)
-                seen += len(piece)
+            if memberwrites.write_long(want, row, pour, pack):
+                return None
         except StoreDown:
             if attempt + 1 == TRIES:
                 raise
             metrics.store_retries.inc()
             time.sleep(0.2 * 4**attempt)
-            continue
         except Conflict:
             return f"{key} in store {name} was changed since it was published (its etag is no longer {etag})"
         except LakeError as error:
             return str(error)
-        metrics.store_bytes.inc(seen)
-        is_it = digest.hexdigest() if want.hashed else etag_id(name, key, etag, seen)
-        if seen == size and is_it == want.content_id[row].tobytes().hex():
-            return None
+        if came > size:
+            return f"{key} in store {name} has more than the {size} bytes that were published"
     return f"{key} in store {name} does not have its content id"
-
-
-def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written

@@ -120,8 +120,8 @@ def ask(
     """The spans of these members from the peer at `address` (HOST:PORT). What the peer does wrong is `broken`.
 
     wait_s: how long the peer may wait for what is coming. most_s: for all of it, besides wait_s. sink: takes the bytes as they come,
-    instead of the answer's data; what it raises is raised. is_patient: asked when the time is over; whether to wait
-    on where it is our own link that is slow.
+    instead of the answer's data, each piece in memory of its own; what it raises is raised. is_patient: asked when the time is over;
+    whether to wait on where it is our own link that is slow.
     """
     spans = peerwire.spans(members[0], members[1])
     total = int((spans[:, 1] - spans[:, 0]).sum())
@@ -254,9 +254,13 @@ def _pour(connection: socket.socket, rest: bytes, total: int, waiting: _Waiting,
         raise _Broken("it sends more than it said")
     if rest:
         sink(memoryview(rest))
-    waiting.came, buffer = len(rest), memoryview(bytearray(min(CHUNK, total)))
+    waiting.came = len(rest)
     while waiting.came < total:
-        got = _take(connection, buffer[: total - waiting.came], waiting)
-        if not got:
-            raise _Broken(f"it ended after {waiting.came} of {total} bytes")
-        sink(buffer[:got])
+        # memory of its own for each piece, not cleared first: the sink keeps it
+        piece, filled = np.empty(min(CHUNK, total - waiting.came), np.uint8).data, 0
+        while filled < len(piece):
+            got = _take(connection, piece[filled:], waiting)
+            if not got:
+                raise _Broken(f"it ended after {waiting.came} of {total} bytes")
+            filled += got
+        sink(piece)

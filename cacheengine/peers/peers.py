@@ -19,7 +19,10 @@ import numpy as np
 import structlog
 
 from cacheengine import metrics
-from cacheengine.fetching import checked, pace
+from cacheengine.fetching import pace
+from cacheengine.fetching.fetch import REQUEST, Near
+from cacheengine.packs import memberwrites
+from cacheengine.packs.memberwrites import PackFile, Sink
 from cacheengine.peers import breaker, peerclient, peerwire, sources
 from cacheengine.peers.breaker import Breaker
 from cacheengine.peers.groupview import GroupView
@@ -34,8 +37,6 @@ START_S = 3.0  # from the start of a warm: a peer may not have heard of it yet
 BUSY_S = 3.0
 SLOW = "it is far slower than the store"
 READER_S = 8.0  # all peers together, before a reader's bytes are asked of the store
-
-Near = Callable[[PackWant, list[int], int], list[int]]
 
 log = structlog.get_logger()
 
@@ -87,10 +88,10 @@ def for_warm(
     """What a warm of a version takes from peers: it waits for what they are fetching. under_way, cap, last: see Patience."""
     patience = Patience(not last, time.monotonic(), float("inf"), stopped, under_way, cap, last)
 
-    def near(want: PackWant, rows: list[int], fd: int) -> list[int]:
+    def near(want: PackWant, rows: list[int], pack: PackFile) -> list[int]:
         group = peers.view().current
         others = [] if group is None else sources.beside(group, held, want.pack)
-        return take(peers, [held, *others], want, rows, fd, patience)
+        return take(peers, [held, *others], want, rows, pack, patience)
 
     return near
 
@@ -98,20 +99,25 @@ def for_warm(
 def for_reader(peers: Peers, versions: Sequence[str], last: bool = False) -> Near:
     """What a reader takes from peers: of those that hold one of these versions, from who has it now."""
 
-    def near(want: PackWant, rows: list[int], fd: int) -> list[int]:
+    def near(want: PackWant, rows: list[int], pack: PackFile) -> list[int]:
         group = peers.view().current
         if group is None:
             return rows
         known = [held for held in group.held if held.version in versions]
         now = time.monotonic()
         patience = Patience(False, now, now + READER_S, last=last)
-        return take(peers, known or [Held(version="")], want, rows, fd, patience)
+        return take(peers, known or [Held(version="")], want, rows, pack, patience)
 
     return near
 
 
 def take(
-    peers: Peers, helds: Sequence[Held], want: PackWant, rows: list[int], fd: int, patience: Patience
+    peers: Peers,
+    helds: Sequence[Held],
+    want: PackWant,
+    rows: list[int],
+    pack: PackFile,
+    patience: Patience,
 ) -> list[int]:
     """Take members from peers, checked and written; the rows that are left. Only those of the first of `helds` are waited for.
 
@@ -129,7 +135,7 @@ def take(
             if ask.node not in asked:
                 asked.add(ask.node)
                 waits = ask.waits and place == 0
-                rows = _take_from(peers, replace(ask, waits=waits), want, rows, fd, patience)
+                rows = _take_from(peers, replace(ask, waits=waits), want, rows, pack, patience)
     return rows
 
 
@@ -144,7 +150,7 @@ def _alive(peers: Peers, group: Group, held: Held) -> list[GroupNode]:
 
 
 def _take_from(
-    peers: Peers, ask: Ask, want: PackWant, rows: list[int], fd: int, patience: Patience
+    peers: Peers, ask: Ask, want: PackWant, rows: list[int], pack: PackFile, patience: Patience
 ) -> list[int]:
     waits = patience.waits and ask.waits
     began = time.monotonic()
@@ -153,7 +159,7 @@ def _take_from(
         now = time.monotonic()
         if now >= patience.until or not _admitted(peers, ask.node, now, patience.last):
             return rows
-        answer, left = _exchange(peers, ask, want, rows, fd, POLL_S if waits else 0, patience)
+        answer, left = _exchange(peers, ask, want, rows, pack, POLL_S if waits else 0, patience)
         metrics.peer_asked.labels(answer.kind).inc()
         if answer.kind == "sent":
             return left
@@ -209,40 +215,32 @@ def _leave_out(peers: Peers, node: str, now: float) -> None:
 
 
 def _exchange(
-    peers: Peers, ask: Ask, want: PackWant, rows: list[int], fd: int, wait_s: int, patience: Patience
+    peers: Peers, ask: Ask, want: PackWant, rows: list[int], pack: PackFile, wait_s: int, patience: Patience
 ) -> tuple[Answer, list[int]]:
     part = want.take(np.array(rows, np.int64))
-    members = (part.offset, part.length, part.head)
-    long = checked.Long(part, 0, fd) if len(rows) == 1 else None
-    disk_failed: list[OSError] = []
 
-    def pour(data: memoryview) -> None:
-        try:
-            if long is not None:
-                long.write(data)
-        except OSError as error:
-            disk_failed.append(error)
-            raise
+    def send(sink: Sink | None = None) -> Answer:
+        return peerclient.ask(
+            peers.connections,
+            ask.address,
+            peers.view().secret,
+            want.pack,
+            want.size,
+            (part.offset, part.length, part.head),
+            wait_s,
+            min(patience.until - time.monotonic(), 3600.0),
+            sink,
+            lambda: patience.until == float("inf") and not patience.stopped(),
+        )
 
-    answer = peerclient.ask(
-        peers.connections,
-        ask.address,
-        peers.view().secret,
-        want.pack,
-        want.size,
-        members,
-        wait_s,
-        min(patience.until - time.monotonic(), 3600.0),
-        None if long is None else pour,
-        lambda: patience.until == float("inf") and not patience.stopped(),
-    )
-    if disk_failed:
-        raise disk_failed[0]
     left = list(rows)
-    if answer.kind == "sent" and long is not None:
-        left = [] if long.is_right() else rows
-    elif answer.kind == "sent":
-        left = _write_spans(want, rows, answer.data, fd)
+    if len(rows) == 1 and part.length[0] > REQUEST:
+        answer, is_right = _take_long(send, part, pack)
+        left = [] if is_right else left
+    else:
+        answer = send()
+        if answer.kind == "sent":
+            left = _write_spans(want, rows, answer.data, pack)
     if answer.kind == "sent":
         if left:
             metrics.members_bad.inc(len(left))
@@ -253,7 +251,30 @@ def _exchange(
     return (replace(answer, kind="sent"), left) if len(left) < len(rows) else (answer, left)
 
 
-def _write_spans(want: PackWant, rows: list[int], data: memoryview, fd: int) -> list[int]:
+def _take_long(send: Callable[[Sink], Answer], part: PackWant, pack: PackFile) -> tuple[Answer, bool]:
+    """(what the peer answered, whether the member was right and is written). Raises OSError when the disk fails."""
+    answers: list[Answer] = []
+
+    def pour(sink: Sink) -> bool:
+        failures: list[OSError] = []
+
+        def guarded(data: memoryview) -> None:
+            try:
+                sink(data)
+            except OSError as error:  # ours, not one of the connection
+                failures.append(error)
+                raise
+
+        answers.append(send(guarded))
+        if failures:
+            raise failures[0]
+        return answers[-1].kind == "sent"
+
+    is_right = memberwrites.write_long(part, 0, pour, pack)
+    return answers[-1], is_right
+
+
+def _write_spans(want: PackWant, rows: list[int], data: memoryview, pack: PackFile) -> list[int]:
     """Check and write the members of an answer; the rows that are wrong."""
     part = want.take(np.array(rows, np.int64))
     spans = peerwire.spans(part.offset, part.length)
@@ -261,7 +282,7 @@ def _write_spans(want: PackWant, rows: list[int], data: memoryview, fd: int) -> 
     left, at = [], 0
     for place, (start, end) in enumerate(spans.tolist()):
         inside = [rows[each] for each in np.flatnonzero(within == place)]
-        left += checked.write_good(want, inside, data[at : at + end - start], start, fd)
+        left += memberwrites.write_members(want, inside, data[at : at + end - start], base=start, pack=pack)
         at += end - start
     return left
 

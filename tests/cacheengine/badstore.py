@@ -9,17 +9,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["none", "503", "slow", "short", "wrong", "never"]
+Fault = Literal["none", "503", "slow", "short", "wrong", "wrong later", "never"]
 SLOW_S = 0.5
 
 
 class Proxy:
-    """Listens on a port of its own; `fault` may be changed at any time. spoiled: requests that it spoiled."""
+    """Listens on a port of its own; `fault` may be changed at any time. spoiled: requests that it spoiled. later: what "wrong later"
+    waits for before it sends; held: answers that wait for it."""
 
     def __init__(self, endpoint: str) -> None:  # noqa: C901 (a handler class in it)
         self.fault: Fault = "none"
         self.spoiled = 0
-        self.answers = threading.Event()
+        self.held = 0
+        self.answers, self.later = threading.Event(), threading.Event()
         behind = urlsplit(endpoint).netloc
         proxy = self
 
@@ -62,6 +64,10 @@ class Proxy:
                 connection.close()
 
             def _send(self, fault: Fault, body: bytes) -> None:
+                if fault == "wrong later":
+                    proxy.held += 1
+                    proxy.later.wait()
+                    body = bytes(byte ^ 0xFF for byte in body[:64]) + body[64:]
                 if fault == "wrong" and body:
                     body = body[:-1] + bytes([body[-1] ^ 0xFF])
                 if fault == "short":
@@ -86,5 +92,6 @@ class Proxy:
 
     def close(self) -> None:
         self.answers.set()
+        self.later.set()
         self.server.shutdown()
         self.server.server_close()

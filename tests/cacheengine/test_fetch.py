@@ -21,6 +21,7 @@ from cacheengine.fetching.fetch import GAP, REQUEST, PackJob, plan
 from cacheengine.ondemand import readahead
 from cacheengine.ondemand.readthrough import ReadThrough
 from cacheengine.packs import packcache, reserving
+from cacheengine.packs.memberwrites import PackFile
 from cacheengine.packs.packcache import Cache
 from cacheengine.packs.reserving import Need
 from cacheengine.wanted import Want
@@ -191,7 +192,7 @@ def test_bytes_taken_away_while_they_are_written_are_not_marked(
     rest = part.take(np.flatnonzero(part.length > 0)[3:8])
     session = fetch._Session(PackJob(rest, cache.dirs[0]), fd, epoch, 1, slow)
     [piece] = plan(rest.offset, rest.length)
-    assert fetch.fetch_piece(store, rest, piece, fd) == []
+    assert fetch.fetch_piece(store, rest, piece, PackFile(fd, cache.dirs[0])) == []
     packcache.keep_only(cache.dirs[0], part.pack, some.keys())
     with pytest.raises(Busy):
         session.ended(np.arange(5), piece.length)

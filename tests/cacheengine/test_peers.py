@@ -25,6 +25,7 @@ from cacheengine.fetching.pace import Meter, Senders
 from cacheengine.node import CacheDirConfig, NodeConfig
 from cacheengine.ondemand.readthrough import ReadThrough
 from cacheengine.packs import packcache, reserving
+from cacheengine.packs.memberwrites import PackFile
 from cacheengine.packs.packcache import Cache
 from cacheengine.packs.reserving import Need
 from cacheengine.peers import peerclient, peers, peerwire
@@ -434,16 +435,17 @@ def test_a_peer_that_fails_is_left_alone_and_taken_back(
     known = peers_of(other=bad.address)
     few = part.take(np.arange(3))
     fd = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
+    pack = PackFile(fd, theirs.dirs[0])
     take = peers.for_reader(known, [])
     for _ in range(6):
-        assert take(few, [0, 1, 2], fd) == [0, 1, 2]
+        assert take(few, [0, 1, 2], pack) == [0, 1, 2]
     assert bad.asked == 3  # then its breaker was open
     bad.close()
     address = serve(theirs)
     healed = GroupView(groups=(group_of(other=address),), secret=SECRET)
     monkeypatch.setattr(known, "view", lambda: healed)  # another group, of the same revision
     known.revision = (-1, -1)
-    wait_until(lambda: take(few, [0, 1, 2], fd) == [], "the half-open breaker to let it in", 10)
+    wait_until(lambda: take(few, [0, 1, 2], pack) == [], "the half-open breaker to let it in", 10)
     os.close(fd)
 
 
