@@ -14,15 +14,17 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from cacheengine.packs import directory_identity
 from cacheengine.packs.packcache import BLOCK, CacheDir, allocate, room
 
+FOLDER = "staging"
 STEP = 8 << 20
 _NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def folder(directory: CacheDir) -> Path:
     """Where staged members of a cache directory lie."""
-    return directory.path / "staging"
+    return directory.path / FOLDER
 
 
 def open_staged(directory: CacheDir, size: int) -> int | None:
@@ -36,16 +38,20 @@ def open_staged(directory: CacheDir, size: int) -> int | None:
         A descriptor, locked; None where neither the quota nor the disk has the room.
 
     Raises:
-        OSError: The disk fails.
+        OSError: The disk fails, or is not there.
     """
-    folder(directory).mkdir(exist_ok=True)
-    lock = os.open(directory.path / ".reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    root = directory_identity.open_directory(directory.path)  # it may not be on its own disk just now
+    lock = -1
     try:
+        lock = os.open(".reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=root)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if room(directory) < size + 2 * BLOCK:
             return None
-        path = folder(directory) / f"{os.getpid()}-{secrets.token_hex(8)}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with suppress(FileExistsError):
+            os.mkdir(FOLDER, dir_fd=root)
+        name = f"{FOLDER}/{os.getpid()}-{secrets.token_hex(8)}"
+        path = directory.path / name
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=root)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             allocate(fd, 0, size + BLOCK)
@@ -57,7 +63,9 @@ def open_staged(directory: CacheDir, size: int) -> int | None:
         os.utime(lock)  # who counted before counts again
         return fd
     finally:
-        os.close(lock)
+        if lock >= 0:
+            os.close(lock)
+        os.close(root)
 
 
 def close_staged(fd: int) -> None:
