@@ -46,7 +46,12 @@ def succeeded(breaker: Breaker) -> Breaker:
 
 
 def failed(breaker: Breaker, now: float) -> Breaker:
-    """Each failure after the breaker opened doubles the time until the next try, up to OPEN_MOST_S."""
+    """Each try that fails after the breaker opened doubles the time until the next one, up to OPEN_MOST_S.
+
+    Requests that were under way together when it opened are one failure of the peer, not many.
+    """
+    if state(breaker, now) == "open":
+        return breaker
     failures = breaker.failures + 1
     wait = min(OPEN_MOST_S, OPEN_S * 2.0 ** min(16, max(0, failures - FAILURES)))
     return Breaker(failures, now + wait if failures >= FAILURES else 0.0)

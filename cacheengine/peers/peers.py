@@ -2,8 +2,9 @@
 
 A peer that is slow, busy, gone or wrong costs time and no more: what it did not give right is left to the next one, then to the
 store. One that fetches for us, or sends, far more slowly than a store does is left out for a while (fetching/pace.py): the next one
-in the order is then the owner of what it should have fetched, so that the store still sends each byte about once. Where it is our own
-link that is slow, a warm leaves nobody out for it and waits.
+in the order is then the owner of what it should have fetched, so that the store still sends each byte about once. Each warm finds that
+out for itself: who was slow in an earlier one may be well again, and fetches its share in any case. Where it is our own link that is
+slow, a warm leaves nobody out for it and waits.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Patience:
 class Peers:
     """All that one process of a node knows of its peers. Every function may be called from many threads.
 
-    slow: until when (monotonic seconds) who was too slow is left out. holders: of versions, for the group of `revision` (its generation
-    and revision)."""
+    slow: when (monotonic seconds) a node was last found to be too slow. holders: of versions, for the group of `revision` (its
+    generation and revision)."""
 
     me: str
     view: Callable[[], GroupView]
@@ -157,7 +158,7 @@ def _take_from(
     watched: _Watched | None = None
     while not patience.stopped():
         now = time.monotonic()
-        if now >= patience.until or not _admitted(peers, ask.node, now, patience.last):
+        if now >= patience.until or not _admitted(peers, ask.node, now, patience):
             return rows
         answer, left = _exchange(peers, ask, want, rows, pack, POLL_S if waits else 0, patience)
         metrics.peer_asked.labels(answer.kind).inc()
@@ -211,7 +212,7 @@ def _given_up(watched: _Watched, progress: int, now: float, patience: Patience) 
 
 def _leave_out(peers: Peers, node: str, now: float) -> None:
     with peers.lock:
-        peers.slow[node] = now + pace.OUT_S
+        peers.slow[node] = now
 
 
 def _exchange(
@@ -247,7 +248,7 @@ def _exchange(
             answer = replace(answer, kind="broken", why=f"{len(left)} members do not have their content id")
             log.warning("peer_sent_wrong_bytes", peer=ask.node, pack=want.pack, members=len(left))
         metrics.peer_bytes.inc(int(part.length.sum()) - int(want.length[left].sum()))
-    _note(peers, ask.node, answer)
+    _note(peers, ask.node, answer, patience)
     return (replace(answer, kind="sent"), left) if len(left) < len(rows) else (answer, left)
 
 
@@ -287,9 +288,18 @@ def _write_spans(want: PackWant, rows: list[int], data: memoryview, pack: PackFi
     return left
 
 
-def _admitted(peers: Peers, node: str, now: float, last: bool) -> bool:
+def _is_left_out(peers: Peers, node: str, now: float, patience: Patience) -> bool:
+    """Whether it was too slow of late. A warm asks it once more: it may be well again, and what it fetches for itself would else come
+    from the store twice."""
+    found = peers.slow.get(node)
+    if found is None or patience.last or now >= found + pace.OUT_S:
+        return False
+    return not patience.waits or found >= patience.began
+
+
+def _admitted(peers: Peers, node: str, now: float, patience: Patience) -> bool:
     with peers.lock:
-        if not last and now < peers.slow.get(node, 0.0):
+        if _is_left_out(peers, node, now, patience):
             metrics.peer_asked.labels("left out").inc()
             return False
         found = breaker.admit(peers.breakers.get(node, Breaker()), now)
@@ -300,9 +310,10 @@ def _admitted(peers: Peers, node: str, now: float, last: bool) -> bool:
         return True
 
 
-def _note(peers: Peers, node: str, answer: Answer) -> None:
+def _note(peers: Peers, node: str, answer: Answer, patience: Patience) -> None:
     now = time.monotonic()
-    is_failure = answer.kind in ("broken", "refused", "slow")
+    # a warm leaves out who is slow, and so does not go on asking
+    is_failure = answer.kind in ("broken", "refused") or (answer.kind == "slow" and not patience.waits)
     with peers.lock:
         before = peers.breakers.get(node, Breaker())
         after = breaker.failed(before, now) if is_failure else breaker.succeeded(before)

@@ -28,7 +28,7 @@ from cacheengine.packs import packcache, reserving
 from cacheengine.packs.memberwrites import PackFile
 from cacheengine.packs.packcache import Cache
 from cacheengine.packs.reserving import Need
-from cacheengine.peers import peerclient, peers, peerwire
+from cacheengine.peers import breaker, peerclient, peers, peerwire
 from cacheengine.peers.groupview import GroupView
 from cacheengine.peers.peerclient import Answer, Connections
 from cacheengine.peers.peers import Peers
@@ -275,21 +275,21 @@ def test_a_peer_that_creeps_is_left_out_and_asked_when_nobody_else_has_the_bytes
     progress = itertools.count()
     theirs = cache_at(tmp_path / "theirs")
     known = peers_that_own_all(other=serve(theirs, coming=lambda pack: next(progress)))
-    mine = cache_at(tmp_path / "mine")
-    assert fill(published, mine, near(known)) == []
+    mine, sources = cache_at(tmp_path / "mine"), near(known)
+    assert fill(published, mine, sources) == []
     assert is_right(published, mine)
     assert set(known.slow) == {"other"}
     asked = next(progress)
     again = cache_at(tmp_path / "again")
-    assert fill(published, again, near(known)) == []
+    assert fill(published, again, sources) == []  # more of the same warm
     assert next(progress) == asked + 1
     # now only it has them
     assert fill(published, theirs) == []
     gone = Published(open_store(StoreConfig(name="gone", idc="idc-a", url=f"file://{tmp_path}")),
                      published.data, published.want)  # fmt: skip
     last = cache_at(tmp_path / "last")
-    assert fill(gone, last, near(known)) != []
-    both = replace(near(known), last=peers.for_warm(known, Held(version=""), lambda: False, last=True))
+    assert fill(gone, last, sources) != []
+    both = replace(sources, last=peers.for_warm(known, Held(version=""), lambda: False, last=True))
     assert fill(gone, last, both) == []
     assert is_right(published, last)
     # and a reader
@@ -298,6 +298,73 @@ def test_a_peer_that_creeps_is_left_out_and_asked_when_nobody_else_has_the_bytes
     )  # fmt: skip
     assert len(through.read(part.pack, int(part.offset[0]), int(part.length[0]))) == part.length[0]
     through.close()
+
+
+@pytest.mark.fault("C16")
+@pytest.mark.parametrize("slow", ["to fetch", "to send"])
+def test_a_peer_that_was_slow_for_a_moment_is_asked_by_the_next_warm(
+    published: Published,
+    tmp_path: Path,
+    serve: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    slow: str,
+) -> None:
+    """It is well again and fetches its share: the next warm takes that from it, and no second copy from the store."""
+    monkeypatch.setattr(pace, "LOOK_S", 0.1)
+    monkeypatch.setattr(pace, "ANSWER_S", 0.3)
+    monkeypatch.setattr(pace, "STORES", Meter(busy_s=1.0, bytes=1 << 30))
+    monkeypatch.setattr(peers, "POLL_S", 0)
+    theirs, progress, is_well = cache_at(tmp_path / "theirs"), itertools.count(), threading.Event()
+
+    def coming(pack: str) -> int:
+        if is_well.is_set() and not len(packcache.load_have(theirs, pack)):
+            assert fill(published, theirs) == []
+        return next(progress)
+
+    address = serve(theirs, coming=coming)
+    bad = BadPeer("slow", first_answer(published))
+    addresses = [bad.address if slow == "to send" else address]
+    group = group_of(other=addresses[0])
+    me, other = group.nodes
+
+    def view() -> GroupView:
+        now = other.model_copy(update={"peer_address": addresses[-1]})
+        nodes = (me.model_copy(update={"role": "client"}), now)
+        return GroupView(
+            groups=(group.model_copy(update={"nodes": nodes, "revision": len(addresses)}),), secret=SECRET
+        )
+
+    known = Peers("me", view)
+    with closing(bad):
+        monkeypatch.setattr(pace, "LEAST_BPS", 1 << 30)
+        assert fill(published, cache_at(tmp_path / "mine"), near(known)) == []
+    monkeypatch.setattr(pace, "LEAST_BPS", 1 << 20)
+    assert set(known.slow) == {"other"}
+    addresses.append(address)
+    is_well.set()
+    assert fill(published, theirs) == []
+    again, before = cache_at(tmp_path / "again"), store_bytes()
+    assert fill(published, again, near(known)) == []
+    assert is_right(published, again) and store_bytes() == before
+    # a reader does not try: it has no time for who was slow a moment ago
+    through = ReadThrough(
+        cache_at(tmp_path / "reader"), published.store, published.want.index.parent, near=known
+    )
+    part = published.part()
+    assert len(through.read(part.pack, int(part.offset[0]), int(part.length[0]))) == part.length[0]
+    through.close()
+    assert store_bytes() > before
+
+
+@pytest.mark.fault("C16")
+def test_requests_that_fail_together_count_as_one_failure_of_the_peer() -> None:
+    found = breaker.Breaker()
+    for _ in range(16):
+        found = breaker.failed(found, 100.0)
+    assert breaker.state(found, 100.0 + breaker.OPEN_S) == "half-open"
+    tried = breaker.admit(found, 100.0 + breaker.OPEN_S)
+    assert tried is not None
+    assert breaker.failed(tried, 103.0).until == 103.0 + 2 * breaker.OPEN_S
 
 
 @pytest.mark.parametrize("starved", ["it is as slow as all that comes to us", "it has much under way"])
