@@ -61,7 +61,7 @@ class WarmRequest(Wire):
 
 
 class FreeRequest(Wire):
-    """Release what `dataset@ref` holds; `files` narrows it to these paths."""
+    """Release what `dataset@ref` holds; `files` narrows it to these paths. `force`: also where it is pinned."""
 
     model_config = _example(dataset="city", ref="v2", nodes="all")
 
@@ -70,6 +70,7 @@ class FreeRequest(Wire):
     files: tuple[str, ...] | None = None
     nodes: str = "all"
     request_id: str | None = None
+    force: bool = False
 
 
 class PinRequest(Wire):
@@ -230,7 +231,8 @@ class DirReport(Wire):
 
 class VersionReport(Wire):
     """What a node really holds of one version, checked. `group`: the generation of the group that its share was taken of (spread
-    only); then totals are those of the share."""
+    only); then totals are those of the share. `pinned`: it is kept from eviction; `pinned_by`, `pinned_ns`: who did that and when,
+    where control says it and knows it."""
 
     dataset: str
     tag: str
@@ -244,6 +246,9 @@ class VersionReport(Wire):
     rate_bps: float = 0.0
     failures: tuple[Failure, ...] = ()
     group: int | None = None
+    pinned: bool = False
+    pinned_by: str | None = None
+    pinned_ns: int | None = None
 
 
 class MountReport(Wire):
@@ -317,7 +322,8 @@ class HeartbeatReply(Wire):
 
 
 class NodeState(Wire):
-    """A node as the control service last heard of it. `versions_total` counts versions also where they are left out."""
+    """A node as the control service last heard of it. `versions_total` and `pinned_total` count versions, and those that are pinned,
+    also where they are left out. `draining`: it hands over its shares, and gets no new ones."""
 
     node: str
     idc: str
@@ -329,6 +335,8 @@ class NodeState(Wire):
     dirs: tuple[DirReport, ...]
     versions: tuple[VersionReport, ...]
     versions_total: int = 0
+    pinned_total: int = 0
+    draining: bool = False
     mounts: tuple[MountReport, ...]
     fetch_bps: float | None = None
     hit_bytes: int = 0

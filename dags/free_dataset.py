@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import DAG, get_current_context, task
+from airflow.sdk import DAG, Param, get_current_context, task
 from outlap_airflow import forms, warm
 from outlap_airflow.faults import RETRIES
 from outlap_airflow.operators import Free
@@ -13,7 +13,8 @@ with DAG(
     dag_id="free_dataset",
     description="Release what a version holds on the nodes of an IDC",
     doc_md="""
-Only cached copies go: the version stays in every store. What another version shares, or a mount needs, is kept.
+Only cached copies go: the version stays in every store. What another version shares, or a mount needs, is kept, and a pinned
+version is freed only by force. The task says how many bytes each node freed, and what is left and why.
 """,
     schedule=None,
     catchup=False,
@@ -27,6 +28,12 @@ Only cached copies go: the version stays in every store. What another version sh
         "idc": forms.idc("Where. Empty: every destination with a cache group."),
         "nodes": forms.nodes(),
         "files": forms.files(),
+        "force": Param(
+            False,
+            type="boolean",
+            title="Also where it is pinned",
+            description="Without it a pinned version is not freed: the run fails and names who pinned it, and when.",
+        ),
     },
 ):
 

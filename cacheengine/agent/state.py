@@ -86,6 +86,7 @@ class Status:
             rate_bps=self.rate_bps,
             failures=self.failures,
             group=self.group,
+            pinned=self.desired.pinned,
         )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from cacheengine.control import changes, tables
 from cacheengine.control.jobs import Heard
@@ -19,6 +19,8 @@ from cacheengine.wire import Desired, DesiredVersion, NodeState, Placement
 from lake.canonical import blake3_hex, canonical_json
 from lake.errors import NotFound
 from lake.names import check_path
+
+_UNPINNED: dict[str, Any] = {"pinned": False, "pinned_by": None, "pinned_ns": None, "pinned_job": None}
 
 
 def candidates(heard: Mapping[str, Heard], now_ns: int, near_s: float) -> list[Candidate]:
@@ -147,6 +149,9 @@ class Wish(NamedTuple):
     selector: str = "all"
     placement: Placement = "all"
     copies: int = 1
+    pinned_by: str | None = None
+    pinned_ns: int | None = None
+    pinned_job: str | None = None
 
 
 def put_entries(connection: Connection, nodes: Sequence[str], wish: Wish, now_ns: int) -> None:
@@ -162,8 +167,8 @@ def put_entries(connection: Connection, nodes: Sequence[str], wish: Wish, now_ns
         rows.append(
             {
                 **wish._asdict(),
+                **(_pin_of(known) if known is not None and known.pinned else {}),
                 "node": node,
-                "pinned": wish.pinned or (known is not None and known.pinned),
                 "first_job": known.first_job if known is not None and old else wish.job,
                 "since_ns": now_ns,
                 "paused": False,
@@ -172,10 +177,15 @@ def put_entries(connection: Connection, nodes: Sequence[str], wish: Wish, now_ns
     changes.put(connection, tables.desired, rows)
 
 
-def take_back(connection: Connection, job: str, pin: bool) -> set[str]:
+def _pin_of(known: Row[Any]) -> dict[str, Any]:
+    """The pin of an entry that is pinned already stays whose it was."""
+    return {name: known._mapping[name] for name in _UNPINNED}
+
+
+def take_back(connection: Connection, job: str) -> set[str]:
     """Pause what only this job asked for; the nodes where that changed something.
 
-    What an earlier job asked for goes back to it; what was pinned by another order stays (pin: this job pinned it). A node keeps the
+    What an earlier job asked for goes back to it; what was pinned by another order stays. A node keeps the
     bytes of a paused entry until it needs the room, so that asking again goes on where it was.
     """
     c = tables.desired.c
@@ -184,13 +194,14 @@ def take_back(connection: Connection, job: str, pin: bool) -> set[str]:
     )
     older = (c.job == job) & ((c.first_job != job) | c.first_job.is_(None))
     changed = set(connection.execute(select(c.node).where(older)).scalars())
+    connection.execute(update(tables.desired).where(older & (c.pinned_job == job)).values(**_UNPINNED))
     connection.execute(update(tables.desired).where(older).values(job=c.first_job))
     for row in connection.execute(select(tables.desired).where((c.job == job) & (c.first_job == job))).all():
-        if (row.pinned and not pin) or row.paused:
+        if (row.pinned and row.pinned_job != job) or row.paused:
             continue
         mine = (c.node == row.node) & (c.dataset == row.dataset) & (c.version == row.version)
         connection.execute(
-            update(tables.desired).where(mine & (c.list_id == row.list_id)).values(paused=True, pinned=False)
+            update(tables.desired).where(mine & (c.list_id == row.list_id)).values(paused=True, **_UNPINNED)
         )
         changed.add(row.node)
     return changed
@@ -218,15 +229,48 @@ def remove_entry(connection: Connection, node: str, dataset: str, version: str, 
     )
 
 
-def set_pinned(
-    connection: Connection, dataset: str, version: str, nodes: Sequence[str], pinned: bool
+def pin_entries(
+    connection: Connection, dataset: str, version: str, nodes: Sequence[str], *, who: str, now_ns: int
 ) -> None:
+    """Pin what these nodes should hold of a version.
+
+    Args:
+        connection: to the database, in a transaction that writes.
+        dataset: its name.
+        version: its id.
+        nodes: names of nodes.
+        who: who asks. A pin that somebody set before stays theirs.
+        now_ns: when, in nanoseconds since the epoch.
+    """
     c = tables.desired.c
-    connection.execute(
-        update(tables.desired)
-        .where((c.dataset == dataset) & (c.version == version) & c.node.in_(list(nodes)))
-        .values(pinned=pinned)
-    )
+    mine = (c.dataset == dataset) & (c.version == version) & c.node.in_(list(nodes))
+    new = {"pinned": True, "pinned_by": who, "pinned_ns": now_ns, "pinned_job": None}
+    connection.execute(update(tables.desired).where(mine & ~c.pinned).values(**new))
+    connection.execute(update(tables.desired).where(mine & c.pinned_job.is_not(None)).values(**new))
+
+
+def unpin_entries(connection: Connection, dataset: str, version: str, nodes: Sequence[str]) -> None:
+    """Let eviction have what these nodes should hold of a version."""
+    c = tables.desired.c
+    mine = (c.dataset == dataset) & (c.version == version) & c.node.in_(list(nodes))
+    connection.execute(update(tables.desired).where(mine).values(**_UNPINNED))
+
+
+class Pin(NamedTuple):
+    """Who pinned an entry, and when; None where that was not kept."""
+
+    by: str | None
+    at_ns: int | None
+
+
+def pins(connection: Connection) -> dict[str, dict[tuple[str, str, str | None], Pin]]:
+    """Node → (dataset, version, list id) → its pin, of all entries that are pinned."""
+    c = tables.desired.c
+    found: dict[str, dict[tuple[str, str, str | None], Pin]] = {}
+    for row in connection.execute(select(tables.desired).where(c.pinned)):
+        key = (row.dataset, row.version, row.list_id or None)
+        found.setdefault(row.node, {})[key] = Pin(row.pinned_by, row.pinned_ns)
+    return found
 
 
 def known_version(connection: Connection, dataset: str, ref: str) -> tuple[str, str] | None:

@@ -54,14 +54,14 @@ def look(service: Service) -> GroupAnswer:
     heard = board.heard(service.board)
     with service.engine.connect() as connection:
         kept = read(connection)
-        drained = set(connection.execute(select(tables.drained.c.node)).scalars())
+        draining = drained(connection)
         now = stamp(connection)
         held = service.held[1] if service.held is not None and service.held[0] == now else _held(connection)
     service.held = (now, held)
     before = kept.group if kept is not None else Group(generation=0)
     away_s = service.chosen.group.member_away_s
     listening_ns = board.listening_ns(service.board, service.now_ns(), service.deaf_ns)
-    after = next_group(before, heard, drained, held, listening_ns, away_s)
+    after = next_group(before, heard, draining, held, listening_ns, away_s)
     if kept is not None and after == before:
         return kept
     with writing(service.engine) as connection:
@@ -107,6 +107,11 @@ def adopt(connection: Connection, group: Group, now_ns: int) -> None:
         revision = changes.touch(connection, "nodes")["nodes"]
         desired.raise_generations(connection, sorted(new), revision)
         changes.put(connection, tables.desired, [entry for entries in new.values() for entry in entries])
+
+
+def drained(connection: Connection) -> set[str]:
+    """Names of the nodes that hand over their shares."""
+    return set(connection.execute(select(tables.drained.c.node)).scalars())
 
 
 def set_drained(service: Service, node: str, is_drained: bool) -> None:

@@ -89,7 +89,7 @@ def _held(node: str, report: VersionReport, now_ns: int) -> dict[str, Any]:
         "version": report.version,
         "list_id": report.list_id or WHOLE,
         "tag": report.tag,
-        "pinned": False,
+        "pinned": report.pinned,
         "job": None,
         "first_job": None,
         "since_ns": now_ns,

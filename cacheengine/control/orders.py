@@ -6,7 +6,8 @@ Each reads the lake first, outside any transaction, then changes the database in
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -24,6 +25,7 @@ from lake.errors import Conflict, LakeError, NotFound, Refused, StoreDown
 from lake.names import check_dataset
 
 MOST_REQUEST_ID = 4000
+MOST_NAMED = 10
 
 
 class _Wanted(NamedTuple):
@@ -59,7 +61,9 @@ def _select(service: Service, heard: dict[str, Heard], selector: str) -> tuple[s
 def _digest(request: WarmRequest | FreeRequest) -> str:
     if request.request_id is not None and not 0 < len(request.request_id) <= MOST_REQUEST_ID:
         raise Refused("the request id", f"it must have 1 to {MOST_REQUEST_ID} characters")
-    return blake3_hex((type(request).__name__ + request.model_dump_json()).encode())
+    # a field that came later counts where it is used: an id of before an upgrade stays that request's
+    later = set() if getattr(request, "force", False) else {"force"}
+    return blake3_hex((type(request).__name__ + request.model_dump_json(exclude=later)).encode())
 
 
 def _once(
@@ -77,8 +81,10 @@ def _once(
         return known
 
 
-def warm(service: Service, request: WarmRequest) -> Job:
+def warm(service: Service, request: WarmRequest, who: str = "") -> Job:
     """A job that makes the version (or the files) resident on the chosen nodes; the same request id is the same job.
+
+    who: whose pin it is, where the warm pins.
 
     Raises NotFound (dataset, version, path), Refused (selector, list), StoreDown, Conflict (request id of another request).
     """
@@ -89,12 +95,12 @@ def warm(service: Service, request: WarmRequest) -> Job:
     if known is not None:
         return jobstore.look(service, known)
     wanted = _wanted(service, request)
-    job = _once(service, request, digest, lambda c: _start_warm(service, c, request, wanted, digest))
+    job = _once(service, request, digest, lambda c: _start_warm(service, c, request, wanted, digest, who))
     return jobstore.look(service, job)
 
 
 def _start_warm(
-    service: Service, connection: Connection, request: WarmRequest, wanted: _Wanted, digest: str
+    service: Service, connection: Connection, request: WarmRequest, wanted: _Wanted, digest: str, who: str
 ) -> str:
     revisions = changes.touch(connection, "jobs", "nodes")
     nodes = _select(service, heard_now(service.board), request.nodes)
@@ -114,6 +120,7 @@ def _start_warm(
         request.nodes,
         request.placement,
         request.copies,
+        *((who or None, now_ns, job) if request.pin else ()),
     )
     desired.put_entries(connection, list(raised), wish, now_ns)
     spec = _spec(wanted, request, raised, job, now_ns)
@@ -191,7 +198,8 @@ def _lacking(
 def free(service: Service, request: FreeRequest, cause: str | None = None) -> Job:
     """A job that takes the version (or the files) from the desired residency of the chosen nodes. cause: where no person asks.
 
-    What no store has any more can be freed too, as long as some node should hold it. Raises NotFound, Refused, StoreDown.
+    What no store has any more can be freed too, as long as some node should hold it.
+    Raises NotFound, Refused, StoreDown, Conflict (it is pinned there, and the request does not force it).
     """
     check_selector(request.nodes)
     digest = _digest(request)
@@ -279,9 +287,14 @@ def _start_free(
     raised = desired.raise_generations(connection, nodes, revisions["nodes"])
     released: list[str | None] = []
     rest_of: dict[desired.Wish, list[str]] = {}
-    for node, wish in desired.entries_of(connection, request.dataset, cut.version, nodes):
-        if request.files is not None and wish.list_id not in rests:
-            continue
+    entries = [
+        (node, wish)
+        for node, wish in desired.entries_of(connection, request.dataset, cut.version, nodes)
+        if request.files is None or wish.list_id in rests
+    ]
+    if not request.force:
+        _refuse_pinned(cut, entries)
+    for node, wish in entries:
         released.append(wish.list_id or None)
         desired.remove_entry(connection, node, request.dataset, cut.version, wish.list_id)
         if rests.get(wish.list_id, ("", ()))[1]:
@@ -309,8 +322,39 @@ def _start_free(
     return job
 
 
-def set_pin(service: Service, request: PinRequest, pinned: bool) -> list[Desired]:
+def _refuse_pinned(cut: _Cut, entries: Sequence[tuple[str, desired.Wish]]) -> None:
+    """Raises Conflict, which names the nodes, who pinned it there, and when."""
+    pinned = [(node, wish) for node, wish in entries if wish.pinned]
+    if not pinned:
+        return
+    whose: dict[str, set[str]] = {}
+    for node, wish in pinned:
+        by = "somebody (an earlier release did not keep who)" if wish.pinned_by is None else wish.pinned_by
+        when = "" if wish.pinned_ns is None else f" at {_moment(wish.pinned_ns)}"
+        whose.setdefault(f"{by}{when}", set()).add(node)
+    said = "; ".join(f"on {_names(nodes)} by {who}" for who, nodes in sorted(whose.items())[:MOST_NAMED])
+    version = f"{cut.request.dataset}@{cut.tag}"
+    raise Conflict(
+        f"the free of {version}",
+        f"it is pinned {said}",
+        f"`outlap unpin {version}` lets it go, `outlap free {version} --force` frees it all the same",
+    )
+
+
+def _moment(ns: int) -> str:
+    return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _names(nodes: Collection[str]) -> str:
+    names = sorted(nodes)
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def set_pin(service: Service, request: PinRequest, pinned: bool, who: str = "") -> list[Desired]:
     """Pin, or unpin, what the chosen nodes should hold of a version; the new desired residency of each node.
+
+    who: who pins it.
 
     Raises NotFound when none of them should hold any of it: there is nothing to keep.
     """
@@ -329,7 +373,11 @@ def set_pin(service: Service, request: PinRequest, pinned: bool) -> list[Desired
                 f"warm it there: `outlap warm {request.dataset}@{tag}`",
             )
         desired.raise_generations(connection, holding, revision)
-        desired.set_pinned(connection, request.dataset, version, holding, pinned)
+        if pinned:
+            now_ns = service.now_ns()
+            desired.pin_entries(connection, request.dataset, version, holding, who=who, now_ns=now_ns)
+        else:
+            desired.unpin_entries(connection, request.dataset, version, holding)
         return [desired.read_desired(connection, node) for node in holding]
 
 
@@ -353,7 +401,7 @@ def cancel(service: Service, job_id: str, who: str) -> Job:
             )
         job = jobstore.end_early(service, connection, spec, f"cancelled by {who}", revisions["jobs"])
         if job.state == "cancelled":
-            changed = desired.take_back(connection, job_id, spec.pin)
+            changed = desired.take_back(connection, job_id)
             desired.raise_generations(connection, sorted(changed), revisions["nodes"])
         return job
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import structlog
 from sqlalchemy import Connection, func, select
 
 from cacheengine.control import orders, tables
@@ -17,8 +18,11 @@ from cacheengine.control.jobs import Heard
 from cacheengine.control.service import Service
 from cacheengine.wire import FreeRequest
 from lake.canonical import blake3_hex
+from lake.errors import Explained
 
 DAY_NS = 86400 * 10**9
+
+log = structlog.get_logger("outlap.control")
 
 
 class Held(NamedTuple):
@@ -138,5 +142,8 @@ def carry_out(service: Service) -> list[str]:
                 nodes=",".join(freeing.nodes),
                 request_id=blake3_hex(reason.encode()),
             )
-            begun.append(orders.free(service, request, freeing.cause).id)
+            try:
+                begun.append(orders.free(service, request, freeing.cause).id)
+            except Explained as error:  # pinned a moment ago, say: the others go on
+                log.warning("policy_frees_nothing", dataset=dataset, version=freeing.version, why=str(error))
     return begun

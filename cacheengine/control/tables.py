@@ -80,6 +80,21 @@ desired = Table(
     Column("selector", Text, nullable=False),
     Column("placement", String(16), nullable=False),
     Column("copies", Integer, nullable=False),
+    # who pinned it, when, and by which warm (null: by a pin of its own); null where it is not pinned, or was before 0004
+    Column("pinned_by", String(100)),
+    Column("pinned_ns", BigInteger),
+    Column("pinned_job", String(64)),
+)
+# what the frees that run ask of each node; list_id: of the paths to free, or WHOLE
+frees = Table(
+    "frees",
+    metadata,
+    Column("node", String(128), primary_key=True),
+    Column("job", String(64), primary_key=True, index=True),
+    Column("dataset", String(100), nullable=False),
+    Column("tag", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("list_id", String(64), nullable=False),
 )
 lists = Table(
     "lists",

@@ -35,6 +35,9 @@ def free(
         typer.Option("--days", min=0, help="With `--policy older-than`: not warmed or mounted for so long."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is released.")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where it is pinned; the pin goes too.")
+    ] = False,
     idc: CacheIdc = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +53,9 @@ def free(
     if policy is not None:
         _keep_policy(control, dataset, policy, days, as_json)
         return
-    job = control.free(FreeRequest(dataset=dataset, ref=ref, files=read_list(files_from), nodes=nodes))
+    job = control.free(
+        FreeRequest(dataset=dataset, ref=ref, files=read_list(files_from), nodes=nodes, force=force)
+    )
     if wait:
         job = follow(control, job)
     show_job(job, as_json)

@@ -30,15 +30,28 @@ def nodes(context: typer.Context, as_json: AsJson = False) -> None:
             idc,
             node.node,
             node.role,
-            "alive" if node.alive else f"silent since {show.moment(node.seen_ns)}",
+            ("alive" if node.alive else f"silent since {show.moment(node.seen_ns)}")
+            + (", draining" if node.draining else ""),
             node.address,
             f"{show.size(sum(d.used for d in node.dirs))} of {show.size(sum(d.quota for d in node.dirs))}",
             node.versions_total or len(node.versions),
+            node.pinned_total or "",
             len(node.mounts),
             show.size(node.store_bytes),
         )
         for idc, states in found.items()
         for node in states
     ]
-    columns = ("idc", "node", "role", "state", "address", "cache", "versions", "mounts", "from store")
+    columns = (
+        "idc",
+        "node",
+        "role",
+        "state",
+        "address",
+        "cache",
+        "versions",
+        "pinned",
+        "mounts",
+        "from store",
+    )
     show.table(columns, rows)

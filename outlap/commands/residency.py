@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from outlap import show
 from outlap.options import AsJson, CacheIdc
+
+if TYPE_CHECKING:
+    from cacheengine.wire import VersionReport
 
 
 def residency(
@@ -52,6 +55,7 @@ def residency(
         listed = [
             {
                 "node": node.node,
+                "draining": node.draining,
                 **version.model_dump(),
                 "mounts": [m.target for m in node.mounts if m.version == version.version],
             }
@@ -60,13 +64,14 @@ def residency(
         show.json_line(listed)
         return
     show.table(
-        ("node", "version", "id", "state", "files", "bytes", "mounted at"),
+        ("node", "version", "id", "state", "pinned", "files", "bytes", "mounted at"),
         [
             (
                 node.node,
                 f"{v.dataset}@{v.tag}",
                 v.version[:12],
-                v.state,
+                v.state if not node.draining else f"{v.state}, draining",
+                _pin(v),
                 f"{v.files_resident:,} of {v.files_total:,}",
                 f"{show.size(v.bytes_resident)} of {show.size(v.bytes_total)}",
                 ", ".join(m.target for m in node.mounts if m.version == v.version),
@@ -74,6 +79,13 @@ def residency(
             for node, v in rows
         ],
     )
+
+
+def _pin(report: VersionReport) -> str:
+    if not report.pinned:
+        return ""
+    when = "" if report.pinned_ns is None else f", {show.moment(report.pinned_ns)}"
+    return "pinned" if report.pinned_by is None else f"by {report.pinned_by}{when}"
 
 
 def _show_affinity(version: str, required: bool, by_label: bool, idc: str | None, as_json: bool) -> None:

@@ -319,7 +319,7 @@ def published_digest(store: Any, version: str) -> tuple[int, str]:
 @told()
 def what_to_free(planned: Mapping[str, Any], policy: str) -> list[dict[str, Any]]:
     """Requests to free, by policy: `never` none; `after` this version; `keep-latest` every version of the dataset that a
-    node holds but the latest, unless someone has it mounted."""
+    node holds but the latest, unless someone has it mounted. What somebody pinned stays, and that is logged."""
     from cacheengine.client import control_for
     from lake import refs
     from lake.stores import lake_store
@@ -327,12 +327,33 @@ def what_to_free(planned: Mapping[str, Any], policy: str) -> list[dict[str, Any]
     dataset, idc = planned["dataset"], planned["idc"]
     if policy == "never":
         return []
-    if policy == "after":
-        return [dict(planned["request"])]
     config = load_config()
-    latest = refs.resolve(lake_store(config, idc), dataset).version
     with control_for(config, idc) as control:
-        nodes = control.nodes()
+        nodes = control.nodes(dataset)
+    pinned = {
+        item.version: f"on {node.node} by {item.pinned_by or 'somebody'}"
+        for node in nodes
+        for item in node.versions
+        if item.pinned
+    }
+    if policy == "after":
+        if planned["version"] in pinned:
+            _stays(planned, planned["version"], pinned)
+            return []
+        return [dict(planned["request"])]
+    latest = refs.resolve(lake_store(config, idc), dataset).version
     held = {item.version for node in nodes for item in node.versions if item.dataset == dataset}
     in_use = {item.version for node in nodes for item in node.mounts}
-    return [{**planned["request"], "ref": version} for version in sorted(held - in_use - {latest})]
+    old = held - in_use - {latest}
+    for version in sorted(old & pinned.keys()):
+        _stays(planned, version, pinned)
+    return [{**planned["request"], "ref": version} for version in sorted(old - pinned.keys())]
+
+
+def _stays(planned: Mapping[str, Any], version: str, pinned: Mapping[str, str]) -> None:
+    log.warning(
+        "%s@%s is not freed: it is pinned %s (`outlap unpin` lets it go)",
+        planned["dataset"],
+        version[:12],
+        pinned[version],
+    )

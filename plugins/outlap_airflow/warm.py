@@ -46,4 +46,6 @@ def requests(kind: str, partition_key: str | None, params: Mapping[str, Any]) ->
         fixed["files"] = list(params["files"])
     if kind == "warm" and params.get("pin"):
         fixed["pin"] = True
+    if kind == "free" and params.get("force"):
+        fixed["force"] = True
     return [{"idc": idc, **fixed} for idc in idcs]

@@ -185,7 +185,7 @@ def test_file_lists_narrow_warm_and_free(control: Control, published: Published)
     control.warm(WarmRequest(dataset="city", files=(paths[1], paths[3])))
     assert [v.list_id for v in control.desired("b1").versions] == [narrow.list_id]
     control.warm(WarmRequest(dataset="city", pin=True))
-    freed = control.free(FreeRequest(dataset="city", files=(paths[1],)))
+    freed = control.free(FreeRequest(dataset="city", files=(paths[1],), force=True))
     assert freed.files_total == 1
     left = {tuple(control.file_list(v) or ["whole"]): v.pinned for v in control.desired("b1").versions}
     assert left == {(paths[3],): False, tuple(p for p in paths if p != paths[1]): True}
@@ -193,7 +193,7 @@ def test_file_lists_narrow_warm_and_free(control: Control, published: Published)
     kept = report(published, 11, "resident", list_id=rest.list_id, files_total=11)
     beat(control, "b1", control.desired("b1").generation, kept)
     assert control.job(freed.id).state == "done"
-    whole = control.free(FreeRequest(dataset="city"))
+    whole = control.free(FreeRequest(dataset="city", force=True))
     assert control.desired("b1").versions == () and control.job(whole.id).state == "queued"
     with pytest.raises(NotFound):
         control._http.ask("GET", "/v1/lists/" + "f" * 64)

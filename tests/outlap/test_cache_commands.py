@@ -199,3 +199,30 @@ def test_who_may_not_is_told_so(control: Control, run: Run) -> None:
     (Path(os.environ["OUTLAP_HOME"]) / "token").write_text(str(token))
     assert run("jobs")[0] == 0 and run("config", "show")[0] == 0
     assert run("warm", "city", "--no-wait")[0] == 1 and run("config", "set", "keep_days", "3")[0] == 1
+
+
+@pytest.mark.fault("C11", "E3")
+def test_a_pin_is_shown_and_frees_only_by_force(
+    control: Control, published: Published, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("warm", "city", "--no-wait")
+    hold(control, published, 12)
+    assert run("pin", "city", "--nodes", "b1")[0] == 0
+    control.drain("b2")
+    code, text = run("residency", "--json")
+    said = {one["node"]: (one["pinned"], one["pinned_by"], one["draining"]) for one in json.loads(text)}
+    assert code == 0 and said == {"b1": (True, "admin", False), "b2": (False, None, True)}
+    code, text = run("residency")
+    assert code == 0 and "by admin" in text and "draining" in text
+    code, text = run("nodes", "--json")
+    (nodes,) = json.loads(text).values()
+    assert [(one["pinned_total"], one["draining"]) for one in nodes] == [(1, False), (0, True)]
+    code, text = run("nodes")
+    assert code == 0 and "draining" in text and "pinned" in text
+    capsys.readouterr()
+    assert cli.run(["free", "city"]) == 1
+    refused = capsys.readouterr().err
+    assert "pinned on b1 by admin" in refused and "--force" in refused
+    assert control.desired("b1").versions[0].pinned
+    assert run("free", "city", "--force", "--no-wait")[0] == 0
+    assert control.desired("b1").versions == ()

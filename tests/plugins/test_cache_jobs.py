@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
-from outlap_airflow import training
+from outlap_airflow import training, warm
 from outlap_airflow.operators import Free, WaitUntil, Warm
 from outlap_airflow.operators.cache import job_result
 from outlap_airflow.sensors import ResidencySensor
@@ -167,6 +167,28 @@ def test_keep_latest_frees_what_is_held_but_the_latest(
     frames(lake_store(load_config(), "idc-b"), "d2")
     publish_query(idcs.b, "front", DEFAULT_QUERY, idcs.home / "scratch", {})
     assert [item["ref"] for item in training.what_to_free(planned, "keep-latest")] == [first]
+
+
+@pytest.mark.fault("C11")
+def test_what_somebody_pinned_is_freed_by_no_training_and_by_a_task_only_by_force(
+    node: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run(Warm(task_id="warm", pin=True, **REQUEST))["version"]
+    planned = {
+        "dataset": "front",
+        "idc": "idc-b",
+        "version": first,
+        "request": {**REQUEST, "ref": first},
+    }
+    for policy in ("after", "keep-latest"):
+        caplog.clear()
+        assert training.what_to_free(planned, policy) == []
+        assert policy == "keep-latest" or "pinned on b1 by admin" in caplog.text
+    with pytest.raises(AirflowFailException, match=r"pinned on b1 by admin at .*--force"):
+        run(Free(task_id="free", **REQUEST))
+    forms = warm.requests("free", None, {**REQUEST, "force": True})
+    assert forms == [{**REQUEST, "force": True}]
+    assert run(Free(task_id="free", **forms[0]))["state"] == "done"
 
 
 def test_a_mount_needs_verified_residency(node: Any) -> None:

@@ -36,13 +36,15 @@ async def warm(request: WarmRequest, running: Here, caller: Caller) -> Job:
     if request.pin:
         tokens.check(caller, "pin", request.dataset)
     await group.refresh(running)  # nodes look at it as they begin: who joined a moment ago is in it
-    return await abreast.ordered(running, lambda: orders.warm(running.service, request))
+    return await abreast.ordered(running, lambda: orders.warm(running.service, request, caller.name))
 
 
 @router.post("/free", summary="Free a version", responses=_ORDER)
 async def free(request: FreeRequest, running: Here, caller: Caller) -> Job:
-    """Release a version, or some of its files, on the chosen nodes."""
+    """Release a version, or some of its files, on the chosen nodes. 409 where it is pinned, unless `force` is set."""
     tokens.check(caller, "free", request.dataset)
+    if request.force:  # it takes pins away
+        tokens.check(caller, "pin", request.dataset)
     return await abreast.ordered(running, lambda: orders.free(running.service, request))
 
 
@@ -109,4 +111,4 @@ async def resume(job_id: str, running: Here, caller: Caller) -> Job:
     request = await run_in_threadpool(orders.request_again, running.service, job_id)
     if request.pin:
         tokens.check(caller, "pin", request.dataset)
-    return await abreast.ordered(running, lambda: orders.warm(running.service, request))
+    return await abreast.ordered(running, lambda: orders.warm(running.service, request, caller.name))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from cacheengine.control import abreast, desired, metrics, nodestore, tokens
+from cacheengine.control import abreast, desired, groupstore, metrics, nodestore, tokens
 from cacheengine.control.bell import heard as bell_heard
 from cacheengine.control.board import bell, heard
 from cacheengine.control.routes.common import ERRORS, MISSING, MOST_WAIT_S, REFUSED, Caller, Here, WaitS
 from cacheengine.control.service import Running
 from cacheengine.control.tables import writing
-from cacheengine.wire import Desired, Heartbeat, HeartbeatReply, NodeState
+from cacheengine.wire import Desired, Heartbeat, HeartbeatReply, NodeState, VersionReport
 from lake.canonical import is_hash
 from lake.errors import NotFound, Refused
 from lake.names import check_part
@@ -101,6 +102,16 @@ async def get_list(list_id: str, running: Here, caller: Caller) -> dict[str, lis
     return {"paths": await run_in_threadpool(read)}
 
 
+def _with_pin(
+    report: VersionReport, pins: Mapping[tuple[str, str, str | None], desired.Pin]
+) -> VersionReport:
+    """What a node reports, with what control knows of its pin."""
+    pin = pins.get((report.dataset, report.version, report.list_id))
+    if pin is None:
+        return report.model_copy(update={"pinned": False}) if report.pinned else report
+    return report.model_copy(update={"pinned": True, "pinned_by": pin.by, "pinned_ns": pin.at_ns})
+
+
 @router.get("/nodes", summary="Every node")
 def list_nodes(
     running: Here,
@@ -113,6 +124,8 @@ def list_nodes(
     service = running.service
     known = heard(service.board)
     now_ns, limit_s = service.now_ns(), service.limits.dead_after_s
+    with service.engine.connect() as connection:
+        pins, drained = desired.pins(connection), groupstore.drained(connection)
 
     def shown(name: str) -> bool:
         return dataset in (None, name) and tokens.dataset_allowed(caller, name)
@@ -120,10 +133,13 @@ def list_nodes(
     states = []
     for name in sorted(known):
         state = desired.node_state(known[name], now_ns, limit_s)
-        versions = tuple(v for v in state.versions if shown(v.dataset))
+        mine = pins.get(name, {})
+        versions = tuple(_with_pin(v, mine) for v in state.versions if shown(v.dataset))
         update = {
             "versions": () if brief else versions,
             "versions_total": len(versions),
+            "pinned_total": sum(v.pinned for v in versions),
+            "draining": name in drained,
             "mounts": tuple(m for m in state.mounts if shown(m.dataset)),
         }
         states.append(state.model_copy(update=update))

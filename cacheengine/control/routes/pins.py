@@ -13,7 +13,9 @@ router = APIRouter(prefix="/v1", tags=["pins"], responses={**ERRORS, **MISSING, 
 
 async def _set(request: PinRequest, running: Here, caller: TokenAnswer, pinned: bool) -> list[Desired]:
     tokens.check(caller, "pin", request.dataset)
-    changed = await abreast.ordered(running, lambda: orders.set_pin(running.service, request, pinned))
+    changed = await abreast.ordered(
+        running, lambda: orders.set_pin(running.service, request, pinned, caller.name)
+    )
     return [
         one.model_copy(
             update={"versions": tuple(v for v in one.versions if tokens.dataset_allowed(caller, v.dataset))}

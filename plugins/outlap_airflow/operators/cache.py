@@ -140,10 +140,21 @@ class Warm(_CacheJob):
 
 
 class Free(_CacheJob):
-    """Release what `dataset@ref` (or `files` of it) holds on the nodes of one IDC; the version stays in every store."""
+    """Release what `dataset@ref` (or `files` of it) holds on the nodes of one IDC; the version stays in every store.
 
+    force: also where it is pinned; without it a pinned version fails the task, which names who pinned it.
+    """
+
+    template_fields: Sequence[str] = (*_CacheJob.template_fields, "force")
     ui_color = "#fdf2e9"
     kind = "free"
+
+    def __init__(self, *, force: bool | str = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.force = force
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), **({"force": True} if str(self.force).lower() == "true" else {})}
 
 
 def job_result(job: Mapping[str, Any]) -> dict[str, Any]:

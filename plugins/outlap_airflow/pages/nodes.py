@@ -19,6 +19,7 @@ ORDERS: dict[str, Any] = {
     "used": lambda row: row["used"],
     "used_part": lambda row: row["used_part"],
     "versions": lambda row: row["versions"],
+    "pinned": lambda row: row["pinned"],
     "hit_part": lambda row: row["hit_part"],
     "fetch_bps": lambda row: row["fetch_bps"],
     "seen_ns": lambda row: row["seen_ns"],
@@ -89,6 +90,7 @@ def list_residency(src: Sources, asking: Asking, idc: str = "") -> dict[str, Any
         "underway": lambda row: row["underway"],
         "failed": lambda row: row["failed"],
         "mounted": lambda row: row["mounted"],
+        "pinned": lambda row: row["pinned"],
         "bytes_total": lambda row: row["bytes_total"],
         "bytes_resident": lambda row: row["bytes_resident"],
     }
@@ -117,11 +119,13 @@ def _add(
             "underway": 0,
             "failed": 0,
             "mounted": 0,
+            "pinned": 0,
         },
     )
     kind = {"resident": "resident", "failed": "failed"}.get(report.state, "underway")
     row[kind] += 1
     row["bytes_resident"] += report.bytes_resident
+    row["pinned"] += report.pinned
     row["mounted"] += any(mount.version == report.version for mount in node.mounts)
 
 
@@ -154,6 +158,8 @@ def _row(idc: str, node: NodeState) -> Row:
         "disks_bad": len(bad),
         "media": sorted({one.medium for one in node.dirs}),
         "versions": node.versions_total,
+        "pinned": node.pinned_total,
+        "draining": node.draining,
         "mounts": len(node.mounts),
         "hit_bytes": node.hit_bytes,
         "miss_bytes": node.miss_bytes,

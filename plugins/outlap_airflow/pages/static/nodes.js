@@ -11,6 +11,16 @@ function full(used, quota, label) {
   return bar(used, quota, label, h("span", { title: `${count(used)} of ${count(quota)} bytes` }, `${sizeText(used)} of ${sizeText(quota)}`));
 }
 
+function draining() {
+  return h("span", { class: "tag", title: "It hands over its shares of spread versions, and gets no new ones." }, "draining");
+}
+
+function pin(row) {
+  if (!row.pinned) return null;
+  const who = row.pinned_by ? `pinned by ${row.pinned_by}` : "pinned";
+  return h("span", { class: "tag", title: "Kept from eviction; only a forced free releases it." }, who, row.pinned_ns ? [" ", ago(row.pinned_ns)] : null);
+}
+
 function tabs(chosen) {
   const tab = (name, text) => h("a", { href: name ? `nodes?view=${name}` : "nodes", "aria-current": name === chosen ? "page" : null }, text);
   return h("nav", { class: "tabs", "aria-label": "Views" }, tab("", "Nodes"), tab("residency", "Residency by version"));
@@ -47,7 +57,7 @@ function allNodes() {
         : null,
     columns: [
       { label: "Node", sort: "node", cell: (row) => [link(row.node, nodeUrl(row), false), h("br"), h("span", { class: "muted", title: row.labels }, row.idc)] },
-      { label: "State", sort: "state", cell: (row) => [state(row.state), row.state === "silent" ? h("span", { class: "muted" }, " heard ", ago(row.seen_ns)) : null] },
+      { label: "State", sort: "state", cell: (row) => [state(row.state), row.draining ? [" ", draining()] : null, row.state === "silent" ? h("span", { class: "muted" }, " heard ", ago(row.seen_ns)) : null] },
       { label: "Role", sort: "role", cell: (row) => row.role },
       { label: "Cache used", sort: "used_part", cell: (row) => (row.quota ? full(row.used, row.quota, `Cache of ${row.node}`) : h("span", { class: "muted" }, "none")) },
       { label: "Disks", cell: (row) => [`${row.disks} ${row.media.join(", ")}`, row.disks_bad ? [" ", state(`${row.disks_bad} bad`, "bad")] : null] },
@@ -55,6 +65,7 @@ function allNodes() {
       { label: "Fetches at", number: true, sort: "fetch_bps", cell: (row) => rate(row.fetch_bps) },
       { label: "From store", number: true, cell: (row) => size(row.store_bytes) },
       { label: "Versions", number: true, sort: "versions", cell: (row) => count(row.versions) },
+      { label: "Pinned", number: true, sort: "pinned", cell: (row) => count(row.pinned) },
       { label: "Mounts", number: true, cell: (row) => count(row.mounts) },
     ],
     empty: none,
@@ -78,6 +89,7 @@ function residency() {
       { label: "On its way", number: true, sort: "underway", cell: (row) => (row.underway ? state(count(row.underway), "busy") : "0") },
       { label: "Failed", number: true, sort: "failed", cell: (row) => (row.failed ? state(count(row.failed), "bad") : "0") },
       { label: "Mounted on", number: true, sort: "mounted", cell: (row) => many(row.mounted, "node") },
+      { label: "Pinned on", number: true, sort: "pinned", cell: (row) => many(row.pinned, "node") },
       { label: "Size", number: true, sort: "bytes_total", cell: (row) => size(row.bytes_total) },
       { label: "Held in all", number: true, sort: "bytes_resident", cell: (row) => size(row.bytes_resident) },
     ],
@@ -98,7 +110,7 @@ function oneNode(idc, node) {
     place.replaceChildren(
       ...services(told.services),
       facts([
-        ["State", state(told.state), " ", h("span", { class: "muted" }, "heard ", ago(told.seen_ns))],
+        ["State", state(told.state), " ", told.draining ? [draining(), " "] : "", h("span", { class: "muted" }, "heard ", ago(told.seen_ns))],
         ["IDC", told.idc],
         ["Role", told.role],
         ["Labels", told.labels || "–"],
@@ -117,7 +129,7 @@ function oneNode(idc, node) {
       ], told.dirs) : h("p", {}, "None: it reads and keeps nothing."),
       h("h2", {}, `Versions: ${count(told.holds.length)}`),
       told.holds.length ? plainTable("Versions", [
-        { label: "Version", cell: (row) => [link(`${row.dataset}@${row.tag}`, pageUrl("datasets", { dataset: row.dataset, version: row.version })), " ", id(row.version), row.list_id ? h("span", { class: "tag" }, "some files") : null] },
+        { label: "Version", cell: (row) => [link(`${row.dataset}@${row.tag}`, pageUrl("datasets", { dataset: row.dataset, version: row.version })), " ", id(row.version), row.list_id ? h("span", { class: "tag" }, "some files") : null, pin(row)] },
         { label: "State", cell: (row) => [state(row.state), row.failures.length ? h("span", { class: "muted", title: row.failures[0].path }, ` ${row.failures[0].cause}`) : null] },
         { label: "Resident", cell: (row) => full(row.bytes_resident, row.bytes_total, `${row.dataset}@${row.tag}`) },
         { label: "Files", number: true, cell: (row) => `${count(row.files_resident)} of ${count(row.files_total)}` },
