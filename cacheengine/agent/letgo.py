@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import structlog
@@ -21,12 +22,19 @@ from cacheengine.agent.state import (
     saved_wants,
     steady_ns,
 )
-from cacheengine.packs import disks, eviction, packcache
+from cacheengine.packs import disks, eviction, lifetimes, packcache
 from cacheengine.packs import have as haves
 from cacheengine.packs.eviction import Key
 from cacheengine.packs.have import Have
 from cacheengine.wanted import Want
 from cacheengine.wire import Failure
+
+STILL_READ = (
+    "{size} bytes in {packs} packs are still read, perhaps in a container that has the view mounted: "
+    "they go when its readers end"
+)
+GOES_FOR_GOOD = ("freed", "handed over")
+STILL_READ_NS = 2 * 10**9
 
 log = structlog.get_logger()
 
@@ -55,13 +63,31 @@ def keeps(node: Node, without: Key | None = None) -> Callable[[str], Have]:
 
 
 def trim(node: Node, pack: str, keep: Callable[[str], Have], why: str) -> int:
-    """Take from a pack what is not kept; bytes that this freed. Caller holds node.space and knows that it is not leased."""
+    """Take from a pack what is not kept; bytes that this freed. Caller holds node.space and knows that it is not leased.
+
+    A pack that somebody reads is left whole, and noted in node.held when it was to go for good.
+    """
     directory = packcache.find_pack(node.cache, pack)
-    if directory is None:
-        return 0
-    freed = packcache.keep_only(directory, pack, keep(pack))
-    metrics.evicted_bytes.labels(why).inc(freed)
-    return freed
+    done = packcache.release(directory, pack, keep(pack)) if directory is not None else packcache.Released()
+    with node.lock:
+        if done.held and why in GOES_FOR_GOOD:
+            node.held[pack] = done.held
+        else:
+            node.held.pop(pack, None)
+    metrics.evicted_bytes.labels(why).inc(done.freed)
+    return done.freed
+
+
+def held_bytes(node: Node) -> dict[Path, int]:
+    """For each cache directory the bytes that were to go and that somebody still reads, also in another mount namespace."""
+    with node.lock:
+        held = dict(node.held)
+    found = {directory.path: lifetimes.retired_bytes(directory.path) for directory in node.cache.dirs}
+    for pack, size in held.items():
+        directory = packcache.find_pack(node.cache, pack)
+        if directory is not None:
+            found[directory.path] += size
+    return found
 
 
 def release(node: Node, key: Key) -> None:
@@ -78,6 +104,8 @@ def release(node: Node, key: Key) -> None:
             if part.id not in leased:
                 freed += trim(node, part.id, keep, "freed")
         crashpoints.reach("free.trimmed")
+        if _still_read(node, key, want):
+            return
         with node.lock:
             shared = any(
                 (k.version, k.list_id) == (key.version, key.list_id) for k in node.statuses if k != key
@@ -89,6 +117,21 @@ def release(node: Node, key: Key) -> None:
         if not shared:
             wants.forget_want(node.config.views, key.version, key.list_id)
     log.info("released", dataset=key.dataset, version=key.version, list_id=key.list_id, bytes=freed)
+
+
+def _still_read(node: Node, key: Key, want: Want | None) -> bool:
+    """Whether packs of a version that is let go are still read; then that is said, and it is tried again."""
+    with node.lock:
+        packs = [part.id for part in want.packs if part.id in node.held] if want is not None else []
+        if not packs:
+            return False
+        size = sum(node.held[pack] for pack in packs)
+        status = node.statuses.get(key)
+        if status is not None:
+            status.failures = (Failure(path="", cause=STILL_READ.format(size=size, packs=len(packs))),)
+            status.retry_ns = steady_ns() + STILL_READ_NS
+    log.warning("still_read", dataset=key.dataset, version=key.version, packs=len(packs), bytes=size)
+    return True
 
 
 def shed(node: Node, key: Key, want: Want) -> None:
@@ -158,6 +201,9 @@ def _take(node: Node, step: eviction.Step, keep: Callable[[str], Have]) -> int:
     if step.kind == "trim":
         return trim(node, step.pack, keep, "room")
     assert step.key is not None
+    want = wants.load_want(node.config.views, step.key.version, step.key.list_id)
+    if want is not None and not _can_be_taken(node, want):
+        return 0
     with node.lock:
         status = node.statuses.get(step.key)
         if status is None:
@@ -165,7 +211,6 @@ def _take(node: Node, step: eviction.Step, keep: Callable[[str], Have]) -> int:
         # said before the bytes go: a report may come between
         status.state, status.evicted = "failed", True
         status.failures = (Failure(path="", cause=EVICTED),)
-    want = wants.load_want(node.config.views, step.key.version, step.key.list_id)
     keep, leased, freed = keeps(node), leased_packs(node), 0
     for part in want.packs if want is not None else ():
         if part.id not in leased:
@@ -176,6 +221,13 @@ def _take(node: Node, step: eviction.Step, keep: Callable[[str], Have]) -> int:
             status.files_resident, status.bytes_resident = files, size
     log.warning("evicted", dataset=step.key.dataset, version=step.key.version, bytes=freed)
     return freed
+
+
+def _can_be_taken(node: Node, want: Want) -> bool:
+    """Whether any pack of a version is read by nobody, in any mount namespace: else nothing is gained by evicting it."""
+    found = ((packcache.find_pack(node.cache, part.id), part.id) for part in want.packs)
+    paths = (packcache.pack_path(directory, pack) for directory, pack in found if directory is not None)
+    return not all(lifetimes.is_read(path) for path in paths)
 
 
 def advice(node: Node, asking: Key) -> str:

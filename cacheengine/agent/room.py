@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cacheengine.agent.letgo import changed, eviction_steps, keeps, trim
 from cacheengine.agent.state import Node, steady_ns
-from cacheengine.packs import disks, packcache, staging
+from cacheengine.packs import disks, lifetimes, packcache, staging
 from cacheengine.packs import have as haves
 
 
@@ -63,6 +63,8 @@ def tidy(node: Node) -> None:
             if not disks.is_up(directory.path):
                 continue
             staging.sweep(directory)
+            lifetimes.sweep_retired(directory.path)
+            packcache.drop_half_made(directory)
             for pack in packcache.packs_on_disk(directory):
                 packcache.drop_unfilled(directory, pack)
         for path in (node.config.state_dir / "members").glob("*.parquet"):

@@ -43,30 +43,51 @@ def damaged_members(directory: CacheDir, pack: str, rate: int, node: Node | None
         path = packcache.pack_path(directory, pack)
         known = haves.load(packcache.have_path(directory, pack), path.stat().st_size)
     bad = np.zeros(len(known), np.bool_)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    _forget_pages(path)
+    columns = zip(known.offset.tolist(), known.size.tolist(), known.head.tolist(), strict=True)
+    started, done = time.monotonic(), 0
+    for row, (offset, size, head) in enumerate(columns):
+        digest = _digest(directory, pack, offset, size, known.epoch)
+        if digest is None:
+            break  # bytes were taken from it meanwhile: the next round looks at what is left
+        bad[row] = int.from_bytes(digest[:8], "little") != head
+        metrics.scrubbed_bytes.inc(size)
+        done += size
+        if node is not None:
+            if node.ending.wait(max(0.0, done / rate - (time.monotonic() - started))):
+                break
+            giveway.to_readers(node.config.state_dir / "counts", node.ending)()
+    _forget_pages(path)
+    return Have(known.offset[bad], known.size[bad], known.head[bad], known.epoch)
+
+
+def _digest(directory: CacheDir, pack: str, offset: int, size: int, epoch: int) -> bytes | None:
+    """The hash of a member's bytes; None when bytes were taken from the pack since.
+
+    The pack is open for one member at a time: an open one cannot be freed.
+    """
     try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        columns = zip(known.offset.tolist(), known.size.tolist(), known.head.tolist(), strict=True)
-        started, done = time.monotonic(), 0
-        for row, (offset, size, head) in enumerate(columns):
-            digest = blake3()
-            try:
-                for piece in _pieces(fd, offset, size):
-                    digest.update(piece)
-            except OSError as error:  # a bad sector: the member is lost, the others are not
-                disks.note(directory.path, error)
-                digest = blake3(b"unreadable")
-            bad[row] = int.from_bytes(digest.digest()[:8], "little") != head
-            metrics.scrubbed_bytes.inc(size)
-            done += size
-            if node is not None:
-                if node.ending.wait(max(0.0, done / rate - (time.monotonic() - started))):
-                    break
-                giveway.to_readers(node.config.state_dir / "counts", node.ending)()
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        fd = os.open(packcache.pack_path(directory, pack), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        if packcache.epoch(directory, pack) != epoch:
+            return None
+        digest = blake3()
+        for piece in _pieces(fd, offset, size):
+            digest.update(piece)
+        return digest.digest()
+    except OSError as error:  # a bad sector: the member is lost, the others are not
+        disks.note(directory.path, error)
+        return blake3(b"unreadable").digest()
     finally:
         os.close(fd)
-    return Have(known.offset[bad], known.size[bad], known.head[bad], known.epoch)
+
+
+def _forget_pages(path: Path) -> None:
+    """Have what comes next read from the disk."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _pieces(fd: int, offset: int, size: int) -> Iterator[bytes]:

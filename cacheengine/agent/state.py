@@ -126,6 +126,7 @@ class Node:
 
     damaged: packs that lost members while views show them. files_seen: target → files of packs under the view, with inode and size.
     mounted_ns: version → stamp of its last mount. ages: how long packs have lain as they are.
+    held: pack → bytes of it that were to go and did not, for somebody reads it.
     """
 
     config: NodeConfig
@@ -158,6 +159,7 @@ class Node:
     damaged: set[str] = field(default_factory=set)
     files_seen: dict[str, dict[Path, tuple[int, int]]] = field(default_factory=dict)
     ages: Ages = field(default_factory=Ages)
+    held: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.peers = Peers(self.config.name, self.view)

@@ -6,7 +6,7 @@ import structlog
 
 from cacheengine import metrics
 from cacheengine.agent.state import Node, leased_packs
-from cacheengine.packs import disks, packcache, staging
+from cacheengine.packs import disks, lifetimes, packcache, staging
 from cacheengine.packs import have as haves
 from lake.errors import Explained
 
@@ -27,6 +27,8 @@ def look_at_disks(node: Node) -> None:
             node.wake.set()
         if now == "normal" and before != "normal":
             drop_doubles(node)
+        if now != "down":
+            lifetimes.sweep_retired(directory.path)
         if now == "normal":
             staging.sweep(directory)  # what a killed process of fetchfs left
             node.works(f"disk {directory.path}")
@@ -45,13 +47,13 @@ def drop_doubles(node: Node) -> int:
         for directory in node.cache.dirs:
             if not disks.is_up(directory.path):
                 continue
-            for pack, (taken, _) in packcache.packs_on_disk(directory).items():
+            for pack in packcache.packs_on_disk(directory):
                 read = packcache.find_pack(node.cache, pack)
                 if pack in leased or read is None or read == directory:
                     continue
-                packcache.keep_only(directory, pack, haves.NOTHING)
-                metrics.evicted_bytes.labels("double").inc(taken)
-                dropped += 1
+                freed = packcache.keep_only(directory, pack, haves.NOTHING)
+                metrics.evicted_bytes.labels("double").inc(freed)
+                dropped += freed > 0
     return dropped
 
 

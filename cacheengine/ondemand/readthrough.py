@@ -4,6 +4,9 @@ The members are those of the pack's own list (one request to the tail of the obj
 reads ahead over members that no view asked for, and keeps what it got. Where a version that this node knows says what a
 member's content id is, the version is believed. Marks are made in the background: bytes that are written and not yet marked when the
 process is killed are fetched again. A reader waits READ_WAIT_S at most, whatever the store does, and then gets an error that says so.
+
+A pack is open for the time of one request, and while bytes of it are written and not yet marked: an open file cannot be evicted
+(`packs/lifetimes.py`), and there is no limit to the packs that a node reads.
 """
 
 from __future__ import annotations
@@ -57,17 +60,25 @@ _FIX = "free a version (`outlap free`), or give the node's cache_dirs a larger q
 log = structlog.get_logger()
 
 
+class _Writing:
+    """A descriptor to write a pack with, closed with its last user."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        weakref.finalize(self, os.close, fd)
+
+
 @dataclass(eq=False)
 class _Pack:
     """A pack in use. there: members that are on disk, marked or not; pending: written and not yet marked; busy: being fetched.
 
-    path, record: of the pack and of its record; status: of what is behind `fd`. `there` holds while the file is that one and no
-    bytes were taken from it (epoch). unknown: regions of which only the pack's own list can tell what they hold.
+    path, record: of the pack and of its record; status: of the file. `there` holds while the file is that one and no bytes were
+    taken from it (epoch). unknown: regions of which only the pack's own list can tell what they hold. writing: what was pending was
+    written through it, so that its sync hears of what the disk refused.
     """
 
     want: PackWant
     directory: CacheDir
-    fd: int
     path: str
     record: str
     status: os.stat_result
@@ -77,6 +88,7 @@ class _Pack:
     unknown: haves.Ints
     busy: dict[int, threading.Event] = field(default_factory=dict)
     pending_bytes: int = 0
+    writing: _Writing | None = None
     streams: readahead.Streams = field(default_factory=readahead.Streams)
 
 
@@ -183,7 +195,13 @@ class ReadThrough:
                 pack = self._pack(pack_id, time.monotonic() + self._wait_s)
                 if touches(pack.unknown, offset, length):
                     continue
-            data = os.pread(pack.fd, length, offset)
+            fd = _open(pack)
+            if fd < 0:
+                continue
+            try:
+                data = os.pread(fd, length, offset)
+            finally:
+                os.close(fd)
             good = _is_there(pack, offset, length)
             if good:
                 self._follow(pack, offset, length)
@@ -200,8 +218,14 @@ class ReadThrough:
         if pack is None or self._views_now() != self._views_seen or not _is_there(pack, offset, len(into)):
             return False
         try:
-            got = os.preadv(pack.fd, [into], offset, 0 if may_wait else os.RWF_NOWAIT)
-        except BlockingIOError:
+            fd = _open(pack, os.O_NONBLOCK)
+            if fd < 0:
+                return False
+            try:
+                got = os.preadv(fd, [into], offset, 0 if may_wait else os.RWF_NOWAIT)
+            finally:
+                os.close(fd)
+        except BlockingIOError:  # it is not in memory, or bytes are being taken from the pack
             return False
         except OSError:
             if may_wait:
@@ -289,21 +313,28 @@ class ReadThrough:
         with self._lock:
             rows, pack.pending = np.flatnonzero(pack.pending), np.zeros_like(pack.pending)
             pack.pending_bytes = 0
+            writing, pack.writing = pack.writing, None
+        if writing is None:
+            return
         want = pack.want
         new = haves.make(want.offset[rows], want.length[rows], want.head[rows], pack.epoch)
         try:
-            packcache.mark(pack.directory, want.pack, want.size, pack.fd, new)
+            packcache.mark(pack.directory, want.pack, want.size, writing.fd, new)
         except Busy:
             log.info("pack_changed", pack=want.pack)  # the next read loads it anew
         except BaseException:
             with self._lock:
                 pack.pending[rows] = True
+                pack.writing = writing
             raise
 
     def _fetch(self, pack: _Pack, rows: haves.Ints, room_wait_s: float) -> None:
         want = pack.want.take(rows)
         need = Need(want.pack, want.size, want.offset, want.length)
         self._reserve(need, room_wait_s)
+        writing = self._write_to(pack)
+        if writing is None:
+            return  # it is another file by now: the next look loads it anew
         bad: list[fetch.Bad] = []
         sources = self._sources
         if self._near is not None:
@@ -314,7 +345,7 @@ class ReadThrough:
         for piece in fetch.plan(want.offset, want.length):
             if self._counts is not None:
                 giveway.say(self._counts.with_suffix(giveway.SUFFIX))
-            bad += fetch.fetch_piece(self._store, want, piece, PackFile(pack.fd, pack.directory), sources)
+            bad += fetch.fetch_piece(self._store, want, piece, PackFile(writing.fd, pack.directory), sources)
         failed = np.isin(want.offset, [one.offset for one in bad])
         size = int(want.length[~failed].sum())
         metrics.miss_bytes.inc(size)
@@ -323,12 +354,24 @@ class ReadThrough:
             pack.there[rows[~failed]] = True
             pack.pending[rows[~failed]] = True
             pack.pending_bytes += size
+            pack.writing = writing
             if pack.pending_bytes >= FLUSH_BYTES:
                 self._flush_now.set()
         if bad:
             raise FetchFailed(
                 f"byte {bad[0].offset} of the pack {want.pack[:12]}", bad[0].cause, "sync the version again"
             )
+
+    def _write_to(self, pack: _Pack) -> _Writing | None:
+        """To write the pack's file with; None when it is another file by now."""
+        with self._lock:
+            if pack.writing is not None:
+                return pack.writing
+        try:
+            writing = _Writing(os.open(pack.path, os.O_RDWR | os.O_CLOEXEC))
+        except FileNotFoundError:
+            return None
+        return writing if os.path.samestat(os.fstat(writing.fd), pack.status) else None
 
     def _reserve(self, need: Need, wait_s: float) -> CacheDir:
         """Take the space; where it is. Room is made by the agent alone, which knows what is desired and mounted: it is waited for."""
@@ -390,23 +433,24 @@ class ReadThrough:
         if home is None:
             home = self._reserve(need, ROOM_WAIT_S)
         fd = packcache.open_pack(home, pack_id, want.size)
-        with packcache.locked(home, pack_id, shared=True):
-            known = haves.load(packcache.have_path(home, pack_id), want.size)
+        try:
+            with packcache.locked(home, pack_id, shared=True):
+                known = haves.load(packcache.have_path(home, pack_id), want.size)
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
         there = haves.contains(known, want.offset, want.length, want.head)
-        pack = _Pack(
+        return _Pack(
             want,
             home,
-            fd,
             str(packcache.pack_path(home, pack_id)),
             str(packcache.have_path(home, pack_id)),
-            os.fstat(fd),
+            status,
             known.epoch,
             there,
             np.zeros(len(there), np.bool_),
             unknown,
         )
-        weakref.finalize(pack, os.close, fd)  # with its last user: another thread may be reading
-        return pack
 
     def _views_now(self) -> int | None:
         """When rows of versions last came or went; None when there are none."""
@@ -464,6 +508,18 @@ def _is_there(pack: _Pack, offset: int, length: int) -> bool:
     if pack.there.all():  # far fewer bytes to look at than numbers
         return True
     return bool(pack.there[touching(pack.want, offset, length)].all())
+
+
+def _open(pack: _Pack, flags: int = 0) -> int:
+    """A descriptor of the pack's file for one read; -1 when it is another file by now. Raises BlockingIOError (O_NONBLOCK), OSError."""
+    try:
+        fd = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    except FileNotFoundError:
+        return -1
+    if os.path.samestat(os.fstat(fd), pack.status):
+        return fd
+    os.close(fd)
+    return -1
 
 
 def _holds(pack: _Pack) -> bool:

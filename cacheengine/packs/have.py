@@ -134,6 +134,12 @@ def save(path: Path, have: Have, pack_size: int) -> None:
     write_durably(path, encode(have, pack_size))
 
 
+def begin(path: Path, epoch: int, pack_size: int) -> None:
+    """Make an empty record, in place of one that speaks of another file; the epoch is for processes, so it need not be durable."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(encode(Have(NOTHING.offset, NOTHING.size, NOTHING.head, epoch), pack_size))
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file so that after a crash it is the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")

@@ -3,6 +3,7 @@
     <dir>/packs/<2 hex>/<pack>.tar      the pack; holes where nothing was wanted
     <dir>/packs/<2 hex>/<pack>.have     which members are resident (see have.py)
     <dir>/packs/<2 hex>/.lock           held while records of these packs change; several processes write packs
+    <dir>/retired/                      files that were replaced and that somebody still reads (see lifetimes.py)
     <dir>/views/<version>.erofs         images
 
 Usage is what the disk has allocated (see reserving.py).
@@ -14,6 +15,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from blake3 import blake3
 from cacheengine import crashpoints, metrics
 from cacheengine.errors import Busy
 from cacheengine.node import CacheDirConfig
-from cacheengine.packs import directory_identity, disks
+from cacheengine.packs import directory_identity, disks, lifetimes
 from cacheengine.packs import have as haves
 from cacheengine.packs.have import Have, Mask
 from cacheengine.wanted import PackWant
@@ -35,8 +37,8 @@ from lake.errors import Refused
 
 BLOCK = 4096
 INODES_KEPT = 1000
+_NEW = ".new"
 _EMPTY = int.from_bytes(blake3(b"").digest()[:8], "little")
-_PUNCH = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
@@ -108,7 +110,7 @@ def locked(directory: CacheDir, pack: str, *, shared: bool = False) -> Iterator[
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a disk that became read-only can still be read
     except FileNotFoundError:
-        fd = _create(directory, f"packs/{pack[:2]}/.lock")
+        fd = _open_in(directory, path, os.O_CREAT)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
@@ -133,8 +135,8 @@ def resident(cache: Cache, want: PackWant) -> Mask:
     return mask
 
 
-def _create(directory: CacheDir, name: str) -> int:
-    """Open a file of the directory, `packs/<2 hex>/<file>`, to read and write; it is made when it is not there.
+def _open_in(directory: CacheDir, path: Path, flags: int) -> int:
+    """Open a file of the directory, `packs/<2 hex>/<file>`, to read and write; its folder is made when it is not there.
 
     Never on another disk than the directory's own. Raises WrongFileSystem, OSError.
     """
@@ -144,27 +146,59 @@ def _create(directory: CacheDir, name: str) -> int:
         disks.note(directory.path, error)
         raise
     try:
+        name = path.relative_to(directory.path)
         with suppress(FileExistsError):
-            os.mkdir(os.path.dirname(name), dir_fd=root)  # noqa: PTH120 (relative to the descriptor)
-        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=root)
+            os.mkdir(name.parent, dir_fd=root)
+        return os.open(name, os.O_RDWR | os.O_CLOEXEC | flags, 0o644, dir_fd=root)
     finally:
         os.close(root)
 
 
 def open_pack(directory: CacheDir, pack: str, size: int) -> int:
-    """A descriptor to read and write the pack's file, which is made, sparse, when it is not there. Caller closes."""
+    """A descriptor to read and write the pack's file, which is made, sparse, when it is not there. Caller closes.
+
+    A file of another size is none of the pack (it was cut short, or made by something else): who reads it keeps it as it is, and
+    a new one takes its place.
+    """
     path = pack_path(directory, pack)
     with locked(directory, pack):
-        fd = _create(directory, str(path.relative_to(directory.path)))
         try:
-            if os.fstat(fd).st_size != size:
-                # a leftover of a crash between making and sizing it: no record can speak of it
-                have_path(directory, pack).unlink(missing_ok=True)
-                os.ftruncate(fd, size)
-        except BaseException:
-            os.close(fd)
-            raise
+            fd = _open_in(directory, path, 0)
+        except FileNotFoundError:
+            return _new_pack(directory, pack, size)
+        if os.fstat(fd).st_size == size:
+            return fd
+        os.close(fd)
+        have_path(directory, pack).unlink(missing_ok=True)
+        lifetimes.retire(directory.path, path)
+        return _new_pack(directory, pack, size)
+
+
+def _new_pack(directory: CacheDir, pack: str, size: int) -> int:
+    """Make the file, of its full size from the first moment. Caller holds the lock of the pack.
+
+    Its record begins at an epoch that no file of this pack had: a file system gives the inode number of a file that went to the
+    next one, so that is no way to tell two apart.
+    """
+    path = pack_path(directory, pack)
+    made = path.with_name(f".{pack}{_NEW}")
+    fd = _open_in(directory, made, os.O_CREAT | os.O_TRUNC)
+    try:
+        os.ftruncate(fd, size)
+        haves.begin(have_path(directory, pack), secrets.randbits(62), size)
+        made.replace(path)
+    except BaseException:
+        os.close(fd)
+        made.unlink(missing_ok=True)
+        raise
     return fd
+
+
+def drop_half_made(directory: CacheDir) -> None:
+    """Remove what a kill left of packs that were just being made."""
+    for path in (directory.path / "packs").glob(f"??/.*{_NEW}"):
+        with locked(directory, path.name[1 : -len(_NEW)]):
+            path.unlink(missing_ok=True)
 
 
 def epoch(directory: CacheDir, pack: str) -> int:
@@ -202,10 +236,22 @@ def unmark(directory: CacheDir, pack: str, bad: Have) -> None:
         haves.save(record, kept, size)
 
 
-def keep_only(directory: CacheDir, pack: str, keep: Have) -> int:
-    """Take away all but the resident members of `keep`; what that freed, in bytes. Record first, then the bytes.
+@dataclass(frozen=True)
+class Released:
+    """What came of taking members away. freed: bytes that went back to the disk. held: bytes that did not, for somebody reads the
+    pack; it was left whole, and its record too."""
 
-    Never for a pack that a mounted image points at.
+    freed: int = 0
+    held: int = 0
+
+
+def release(directory: CacheDir, pack: str, keep: Have) -> Released:
+    """Take away all but the resident members of `keep`, unless somebody reads the pack. Record first, then the bytes.
+
+    Args:
+        directory: Where the pack lies.
+        pack: Its id.
+        keep: Members that stay, as far as they are resident.
     """
     path, record = pack_path(directory, pack), have_path(directory, pack)
     with locked(directory, pack):
@@ -213,25 +259,37 @@ def keep_only(directory: CacheDir, pack: str, keep: Have) -> int:
             before = path.stat()
         except FileNotFoundError:
             record.unlink(missing_ok=True)
-            return 0
+            return Released()
         known = haves.load(record, before.st_size)
         kept = haves.common(known, keep)
-        if not len(kept):
-            record.unlink(missing_ok=True)
-            crashpoints.reach("evict.record")
-            path.unlink(missing_ok=True)
-            crashpoints.reach("evict.done")
-            return before.st_blocks * 512
-        haves.save(record, Have(kept.offset, kept.size, kept.head, known.epoch + 1), before.st_size)
-        crashpoints.reach("trim.record")
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
+        taken, stays = before.st_blocks * 512, _blocks_of(kept)
+        if len(kept) == len(known) and len(kept) and taken <= stays:
+            return Released()
+        with lifetimes.exclusive(path) as fd:
+            if fd is None:
+                return Released(held=max(0, taken - stays))
+            if not len(kept):
+                record.unlink(missing_ok=True)
+                crashpoints.reach("evict.record")
+                path.unlink(missing_ok=True)
+                crashpoints.reach("evict.done")
+                return Released(taken)
+            haves.save(record, Have(kept.offset, kept.size, kept.head, known.epoch + 1), before.st_size)
+            crashpoints.reach("trim.record")
             for start, end in _holes(kept, before.st_size):
-                punch(fd, start, end)
+                lifetimes.punch(fd, start, end)
                 crashpoints.reach("trim.hole")
-            return max(0, before.st_blocks - os.fstat(fd).st_blocks) * 512
-        finally:
-            os.close(fd)
+            return Released(max(0, before.st_blocks - os.fstat(fd).st_blocks) * 512)
+
+
+def keep_only(directory: CacheDir, pack: str, keep: Have) -> int:
+    """As `release`; what that freed, in bytes."""
+    return release(directory, pack, keep).freed
+
+
+def _blocks_of(members: Have) -> int:
+    """Bytes that these members take on disk."""
+    return int((-(-members.size // BLOCK) * BLOCK).sum())
 
 
 def _holes(kept: Have, size: int) -> Iterator[tuple[int, int]]:
@@ -243,13 +301,6 @@ def _holes(kept: Have, size: int) -> Iterator[tuple[int, int]]:
         position = max(position, -(-(start + length) // BLOCK) * BLOCK)
     if position < size:
         yield position, size
-
-
-def punch(fd: int, start: int, end: int) -> None:
-    """Give the blocks of [start, end) back to the disk; they read as zeros after."""
-    if end > start and _LIBC.fallocate(fd, _PUNCH, start, end - start) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 def allocate(fd: int, start: int, end: int) -> bool:
@@ -336,9 +387,27 @@ def report(directory: CacheDir) -> DirReport:
 
 
 def drop_unfilled(directory: CacheDir, pack: str) -> int:
-    """Give back what was reserved or written and never marked; bytes freed. Safe for mounted packs: what they show is marked."""
-    allocated = pack_path(directory, pack).stat().st_blocks * 512
-    known = haves.load(have_path(directory, pack))
-    if allocated <= int((-(-known.size // BLOCK) * BLOCK).sum()):
+    """Give back what was reserved or written and never marked; bytes freed.
+
+    While somebody reads the pack only blocks go that were never written. The rest goes when it is looked at again.
+    """
+    path, record = pack_path(directory, pack), have_path(directory, pack)
+    allocated = path.stat().st_blocks * 512
+    known = haves.load(record)
+    if allocated <= _blocks_of(known):
         return 0
-    return keep_only(directory, pack, known)
+    done = release(directory, pack, known)
+    if not done.held:
+        return done.freed
+    with locked(directory, pack):
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            before = os.fstat(fd)
+            known = haves.load(record, before.st_size)
+            # whoever writes into such blocks just now cannot mark them
+            haves.save(record, Have(known.offset, known.size, known.head, known.epoch + 1), before.st_size)
+            for start, end in _holes(known, before.st_size):
+                lifetimes.punch_never_written(fd, start, end, BLOCK)
+            return max(0, before.st_blocks - os.fstat(fd).st_blocks) * 512
+        finally:
+            os.close(fd)

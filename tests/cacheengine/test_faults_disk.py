@@ -21,7 +21,7 @@ from cacheengine.agent.residency import check
 from cacheengine.agent.state import Node
 from cacheengine.errors import Busy
 from cacheengine.node import CacheDirConfig
-from cacheengine.packs import disks, packcache
+from cacheengine.packs import disks, lifetimes, packcache
 from cacheengine.packs import have as haves
 from cacheengine.packs.disks import Disk, failed, worked
 from lake.config import StoreConfig
@@ -178,7 +178,7 @@ def test_a_record_that_is_torn_or_lies(make: Callable[..., Node], data: Dataset)
     file = packcache.pack_path(directory, pack)
     fd = os.open(file, os.O_RDWR)
     known = haves.load(packcache.have_path(directory, pack))
-    packcache.punch(fd, 0, file.stat().st_size)
+    lifetimes.punch(fd, 0, file.stat().st_size)
     os.close(fd)
     for key in list(node.desired):
         check(node, key)

@@ -20,7 +20,7 @@ from cacheengine.fetching import fetch, giveway
 from cacheengine.fetching.fetch import GAP, REQUEST, PackJob, plan
 from cacheengine.ondemand import readahead
 from cacheengine.ondemand.readthrough import ReadThrough
-from cacheengine.packs import packcache, reserving
+from cacheengine.packs import have, packcache, reserving
 from cacheengine.packs.memberwrites import PackFile
 from cacheengine.packs.packcache import Cache
 from cacheengine.packs.reserving import Need
@@ -186,14 +186,15 @@ def test_bytes_taken_away_while_they_are_written_are_not_marked(
     def slow(members: wanted.PackWant, rows: np.ndarray) -> None:
         raise AssertionError("nothing of it may be marked")
 
-    # a fetch that began before room was made in the pack, and ends after
+    # a fetch that began before what was reserved in the pack went back, and ends after
     fd = packcache.open_pack(cache.dirs[0], part.pack, part.size)
     epoch = packcache.epoch(cache.dirs[0], part.pack)
     rest = part.take(np.flatnonzero(part.length > 0)[3:8])
     session = fetch._Session(PackJob(rest, cache.dirs[0]), fd, epoch, 1, slow)
     [piece] = plan(rest.offset, rest.length)
     assert fetch.fetch_piece(store, rest, piece, PackFile(fd, cache.dirs[0])) == []
-    packcache.keep_only(cache.dirs[0], part.pack, some.keys())
+    assert packcache.keep_only(cache.dirs[0], part.pack, some.keys()) == 0  # not while it is written
+    packcache.drop_unfilled(cache.dirs[0], part.pack)
     with pytest.raises(Busy):
         session.ended(np.arange(5), piece.length)
     assert resident_files(cache, want) == before
@@ -352,6 +353,25 @@ def test_reading_through_after_room_was_made_fetches_again(
     with path.open("rb") as file:
         file.seek(start)
         assert file.read(length) == first
+    through.close()
+
+
+@pytest.mark.fault("A2", "A5")
+def test_a_pack_that_went_and_came_back_is_another_one_whatever_its_inode_number_says(
+    published: tuple[Store, Dataset, Want], tmp_path: Path
+) -> None:
+    store, _, want = published
+    cache = cache_at(tmp_path / "cache")
+    through = ReadThrough(cache, store, tmp_path / "views")
+    part, _ = fetch.unique_members(wanted.read_pack(want, 0))
+    start, length = int(part.offset[5]), int(part.length[5])
+    first = through.read(part.pack, start, length)
+    for _ in range(20):  # a file system gives an inode number again at once
+        through.flush()
+        assert packcache.keep_only(cache.dirs[0], part.pack, have.NOTHING) > 0
+        os.close(packcache.open_pack(cache.dirs[0], part.pack, part.size))
+        assert not through.read_now(part.pack, start, memoryview(bytearray(length)), True)
+        assert through.read(part.pack, start, length) == first
     through.close()
 
 

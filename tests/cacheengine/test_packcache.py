@@ -153,11 +153,14 @@ def test_marks_of_a_writer_that_lost_its_bytes_are_refused(tmp_path: Path) -> No
     fd = packcache.open_pack(directory, PACK, SIZE)
     epoch = packcache.epoch(directory, PACK)
     os.pwrite(fd, b"x" * 4096, 9 * 4096)
+    assert packcache.keep_only(directory, PACK, keys([1])) == 0  # not while it has the pack open
+    os.close(fd)
     packcache.keep_only(directory, PACK, keys([1]))
+    fd = packcache.open_pack(directory, PACK, SIZE)
     with pytest.raises(Busy):
         packcache.mark(directory, PACK, SIZE, fd, keys([9], epoch))
     assert packcache.load_have(cache, PACK, SIZE).offset.tolist() == [4096]
-    packcache.keep_only(directory, PACK, have.NOTHING)  # and a file that was replaced
+    packcache.pack_path(directory, PACK).unlink()  # and a file that was replaced
     write(cache, PACK, [5])
     with pytest.raises(Busy):
         packcache.mark(directory, PACK, SIZE, fd, keys([9], packcache.epoch(directory, PACK)))
