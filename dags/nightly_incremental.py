@@ -27,7 +27,8 @@ A night begins where the last one ended, so a missed night is caught up by the n
 finds the catalogue as it left it and publishes the same; one that a later night has caught up does nothing. `[airflow] nightly` and
 `timezone` say when.
 """,
-    schedule=CronTriggerTimetable(settings.nightly, timezone=settings.timezone),
+    # a stack that is started after midnight does not begin the night that has passed: the next one takes what it would have
+    schedule=CronTriggerTimetable(settings.nightly, timezone=settings.timezone, run_immediately=timedelta(0)),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,

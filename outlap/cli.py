@@ -11,6 +11,8 @@ import sys
 from typing import Annotated
 
 import typer
+from typer import Abort
+from typer._click.exceptions import ClickException
 
 from lake.errors import Explained
 from outlap import show
@@ -52,11 +54,13 @@ from outlap.commands import (
     warm,
 )
 from outlap.commands import show as show_command
+from outlap.groups import GroupedCommands
 
 DONE, FAILED, USAGE, PARTLY = 0, 1, 2, 3
 
 app = typer.Typer(
     name="outlap",
+    cls=GroupedCommands,
     help="From a drive to a warm, verified, versioned dataset under the training job.\n\n"
     "NAME@TAG names a version: a tag, `latest`, or the first six or more digits of its id. Every command takes --json. "
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly done. Settings: $OUTLAP_HOME/outlap.toml and OUTLAP_*.",
@@ -128,14 +132,25 @@ def _root(
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line and give its exit code."""
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=arguments, standalone_mode=True)
+        code = app(args=arguments, standalone_mode=False)
         return int(code or DONE)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else (DONE if done.code is None else FAILED)
     except Explained as found:
         show.error(found)
+        if as_json:
+            show.json_line({"error": show.error_fields(found)})
         return FAILED
+    except ClickException as found:
+        found.show()
+        if as_json:
+            show.json_line({"error": {"kind": "Usage", "what": found.format_message(), "why": "", "fix": ""}})
+        return int(found.exit_code)
+    except Abort:
+        show.say("interrupted")
+        return 130
     except KeyboardInterrupt:
         show.say("interrupted")
         return 130

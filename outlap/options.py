@@ -32,6 +32,25 @@ Nodes = Annotated[
 ]
 
 
+def byte_count(text: str) -> int:
+    """Read a size as every settings file has it: bytes, or with a unit such as `100KB` or `1.5GiB`.
+
+    Raises:
+        typer.BadParameter: it is no size, or not above 0.
+    """
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text.strip()))
+    except ValidationError as error:
+        raise typer.BadParameter(
+            f"{text!r} is no size; write bytes, or a unit as in 100KB or 1.5GiB"
+        ) from error
+    if size <= 0:
+        raise typer.BadParameter(f"{text!r} is not above 0")
+    return size
+
+
 def with_nodes(config: Config) -> dict[str, list[NodeState]]:
     """IDC → its nodes, for every IDC with a control service."""
     from cacheengine.client import control_for

@@ -141,6 +141,11 @@ def moment(at_ns: int) -> str:
     return datetime.fromtimestamp(at_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def error_fields(found: Explained) -> dict[str, str]:
+    """An error as the JSON of a command has it: `kind` is its class, for programs; the rest is for people."""
+    return {"kind": type(found).__name__, "what": found.what, "why": found.why, "fix": found.fix}
+
+
 def error(found: Explained) -> None:
     """What failed, why, and what to do next, on stderr."""
     if not sys.stderr.isatty():

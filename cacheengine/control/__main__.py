@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import structlog
@@ -21,6 +22,7 @@ log = structlog.get_logger("outlap.control")
 def main() -> int:
     """Serve until told to stop. 2: the settings, the database or the token file cannot be used."""
     log_as_json()
+    os.umask(0o077)  # the database holds the group's secret
     try:
         settings = load_settings()
         config = load_config()

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lake.errors import Refused
 from lake.names import PART, check_dataset
@@ -21,8 +21,8 @@ class Budget(BaseModel):
     """Bytes a second of a link; `hours`: exceptions by UTC hour of day (0: nothing may be sent then). None: no limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    bps: int | None = Field(default=None, ge=0)
-    hours: dict[Hour, Annotated[int, Field(ge=0)] | None] = Field(default_factory=dict)
+    bps: ByteSize | None = Field(default=None, ge=0)
+    hours: dict[Hour, Annotated[ByteSize, Field(ge=0)] | None] = Field(default_factory=dict)
 
     def at(self, hour: int) -> int | None:
         """Bytes a second in this hour of the day (UTC)."""
@@ -55,7 +55,7 @@ class GroupSettings(BaseModel):
     heartbeats_per_s: float = Field(default=200.0, gt=0)
     dead_after_s: float = Field(default=15.0, gt=0)
     dead_grace_s: float = Field(default=30.0, ge=0)
-    bandwidth_bps: int | None = Field(default=None, gt=0)
+    bandwidth_bps: ByteSize | None = Field(default=None, gt=0)
     keep_days: float = Field(default=30.0, gt=0)
     member_away_s: float = Field(default=300.0, gt=0)
 

@@ -51,7 +51,10 @@ def set_one(
     idc: CacheIdc = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set one, and say what that touches. KEY may be `link.FROM.TO`, with {"bps": …, "hours": {"22": …}} in bytes a second."""
+    """Set one, and say what that touches. KEY may be `link.FROM.TO`, with {"bps": …, "hours": {"22": …}} in bytes a second.
+
+    Sizes are bytes, or have a unit: 500000000, "500MB", "1.5GiB".
+    """
     from cacheengine.wire import SettingRequest
     from lake.config import load_config
     from outlap.options import cache_control

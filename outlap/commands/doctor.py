@@ -7,12 +7,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from outlap import show
 from outlap.options import AsJson
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @dataclass(frozen=True)
@@ -99,18 +104,38 @@ def _disk() -> Iterator[Check]:
 def _settings() -> Iterator[Check]:
     from lake.config import load_config
     from lake.errors import Explained
-    from outlap.stack.settings import stack_settings
 
     try:
         config = load_config()
-        stack_settings(config)
     except Explained as error:
         yield Check("settings", False, f"{error.what}: {error.why}", error.fix)
         return
+    unknown = sorted(set(config.tables) - {"here", "idc", "store", *_sections()})
+    if unknown:
+        known = [*_sections(), "idc", "store"]
+        near = [match for name in unknown for match in get_close_matches(name, known, 1)]
+        fix = f"did you mean [{near[0]}]?" if near else f"sections are: {', '.join(known)}"
+        yield Check("settings", False, f"nothing reads [{'], ['.join(unknown)}]", fix)
+    for name, model in _sections().items():
+        try:
+            if name in config.tables:
+                config.section(name, model)
+        except Explained as error:
+            yield Check("settings", False, f"{error.what}: {error.why}", error.fix)
     names = (
         ", ".join(sorted(config.idcs)) or "no IDC (start the local stack, or describe some in outlap.toml)"
     )
     yield Check("settings", True, names)
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    """Section of outlap.toml → the model that reads it."""
+    from outlap_airflow.settings import AirflowSettings
+
+    from cacheengine.node import NodeConfig
+    from outlap.stack.settings import StackSettings
+
+    return {"airflow": AirflowSettings, "node": NodeConfig, "stack": StackSettings}
 
 
 def _stack() -> Iterator[Check]:

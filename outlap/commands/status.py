@@ -22,11 +22,16 @@ def status(as_json: AsJson = False) -> None:
     from lake.config import home
     from outlap.stack.layout import Layout
     from outlap.stack.record import EVENTS_SHOWN
+    from outlap.stack.secrets import AIRFLOW_USER
     from outlap.stack.status import read_status
 
-    found = read_status(Layout(home()))
+    layout = Layout(home())
+    found = read_status(layout)
     if as_json:
-        show.json_line({**asdict(found), "healthy": found.healthy})
+        login = {"user": AIRFLOW_USER, "passwords": str(layout.passwords)}
+        has_page = any(p.name == "airflow" for p in found.processes)
+        page = {"airflow": login} if has_page else {}
+        show.json_line({**asdict(found), "healthy": found.healthy, **page})
     elif not found.up:
         show.line(f"the local stack in {found.home} is not up; start it with `outlap up`")
     else:
@@ -42,6 +47,8 @@ def status(as_json: AsJson = False) -> None:
             for p in found.processes
         ]
         show.table(("name", "health", "pid", "address", "up for", "log"), rows, title=found.home)
+        for address in (p.address for p in found.processes if p.name == "airflow"):
+            show.line(f"Airflow: {address}, log in as {AIRFLOW_USER} with the password in {layout.passwords}")
         for event in found.events[-EVENTS_SHOWN:]:
             show.line(f"{show.moment(event.at_ns)} {event.program}: {event.what}")
     raise typer.Exit(0 if found.healthy else 3 if found.up else 1)

@@ -22,7 +22,8 @@ def up(
     """Start the local stack: two IDCs' stores, their control services, two nodes, and Airflow.
 
     Returns once every program is healthy. Data and logs lie in $OUTLAP_HOME (default ~/.outlap). Ports are free ones, or
-    those of `[stack] ports` in outlap.toml. A program that crashes or hangs is restarted. `outlap down` ends it all.
+    those of `[stack] ports` in outlap.toml. A program that crashes or hangs is restarted, and no other one. A stack that is up already
+    is a success. `outlap down` ends it all.
     """
     from lake.config import home
     from outlap.stack.layout import Layout
@@ -32,10 +33,18 @@ def up(
     layout = Layout(home())
     if as_json:
         programs = [{"name": p.name, "address": p.address, "log": str(p.log)} for p in done.programs]
-        show.json_line({"up": True, "home": str(layout.home), "seconds": done.seconds, "programs": programs})
+        show.json_line(
+            {
+                "up": True,
+                "was_up": done.was_up,
+                "home": str(layout.home),
+                "seconds": done.seconds,
+                "programs": programs,
+            }
+        )
         return
-    show.line(f"up in {show.seconds(done.seconds)}: {len(done.programs)} programs in {layout.home}")
-    if airflow:
-        page = next(p.address for p in done.programs if p.kind == "airflow")
+    began = "up already" if done.was_up else f"up in {show.seconds(done.seconds)}"
+    show.line(f"{began}: {len(done.programs)} programs in {layout.home}, all healthy")
+    for page in (p.address for p in done.programs if p.kind == "airflow"):
         show.line(f"Airflow: {page} (user and password: {layout.passwords})")
     show.line("next: `outlap demo`, `outlap status`, `outlap down`")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from outlap import show
-from outlap.options import AsJson, CacheIdc, Nodes, Version
+from outlap.options import AsJson, CacheIdc, Nodes, Version, byte_count
 
 if TYPE_CHECKING:
     from cacheengine.wire import Estimate
@@ -31,7 +31,12 @@ def warm(
     ] = 0,
     bandwidth: Annotated[
         int | None,
-        typer.Option("--bandwidth", metavar="BYTES", min=1, help="The most that each node fetches a second."),
+        typer.Option(
+            "--bandwidth",
+            metavar="SIZE",
+            parser=byte_count,
+            help="The most that each node fetches a second, such as 100MB.",
+        ),
     ] = None,
     spread: Annotated[
         int | None,

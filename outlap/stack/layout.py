@@ -99,21 +99,27 @@ class Layout:
 
 def make_folders(layout: Layout) -> None:
     """Every folder the programs expect, private to this user where secrets lie."""
-    for folder in (layout.home, layout.stack, layout.logs, layout.airflow):
-        folder.mkdir(parents=True, exist_ok=True)
-    layout.secrets.mkdir(mode=0o700, exist_ok=True)
-    layout.secrets.chmod(0o700)
+    layout.home.mkdir(parents=True, exist_ok=True)
+    for folder in (layout.stack, layout.secrets, layout.logs, layout.airflow, *map(layout.control, IDCS)):
+        _make_private(folder)
     if layout.sockets != layout.stack:
         layout.sockets.mkdir(mode=0o700, exist_ok=True)
         found = layout.sockets.lstat()
         if found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise PermissionError(f"{layout.sockets} belongs to someone else")
     for idc in IDCS:
-        layout.store(idc).mkdir(parents=True, exist_ok=True)
-        layout.control(idc).mkdir(parents=True, exist_ok=True)
+        _make_private(layout.store(idc))
     for node in NODES:
         for part in ("cache", "mounts", "state"):
             (layout.node(node) / part).mkdir(parents=True, exist_ok=True)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only this user enters; files of releases before 0.2.0 in it were readable to all."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    for path in folder.glob("*.db*"):
+        path.chmod(0o600)
 
 
 def checkout() -> Path:

@@ -13,7 +13,10 @@ from typing import Literal
 from outlap.stack import secrets
 from outlap.stack.layout import IDCS, NODES, NODES_IDC, Layout, checkout, scripts
 
-Kind = Literal["store", "control", "node", "airflow"]
+# airflow: its API server, which serves the page too; airflow-part: what has no address of its own
+Kind = Literal["store", "control", "node", "airflow", "airflow-part"]
+AIRFLOW_KINDS = ("airflow", "airflow-part")
+AIRFLOW_PARTS = ("scheduler", "dag-processor", "triggerer")
 # every process of a stack carries this variable, so that `down` finds even those whose parent died
 MARK = "OUTLAP_STACK_OF"
 PROGRAM_MARK = "OUTLAP_STACK_PROGRAM"
@@ -144,18 +147,24 @@ def airflow_environment(layout: Layout, ports: Mapping[str, int], parallelism: i
     }
 
 
-def _airflow(layout: Layout, ports: Mapping[str, int], parallelism: int) -> Program:
+def airflow_command(*arguments: str) -> tuple[str, ...]:
+    """`airflow …` of this environment."""
+    return (str(scripts() / "airflow"), *arguments)
+
+
+def _airflow(layout: Layout, ports: Mapping[str, int], parallelism: int) -> list[Program]:
+    """A program for each part of Airflow, so that one that is sick is restarted alone. All tell their health through the API server."""
     address = f"http://127.0.0.1:{ports['airflow']}"
-    command = (sys.executable, "-m", "outlap.stack.alone", str(scripts() / "airflow"), "standalone")
-    return Program(
-        "airflow",
-        "airflow",
-        command,
-        address,
-        f"{address}/api/v2/monitor/health",
-        layout.log("airflow"),
-        airflow_environment(layout, ports, parallelism),
-    )
+    environment = airflow_environment(layout, ports, parallelism)
+
+    def part(name: str, kind: Kind, argument: str) -> Program:
+        command = (sys.executable, "-m", "outlap.stack.alone", *airflow_command(argument))
+        health = f"{address}/api/v2/monitor/health"
+        shown = address if kind == "airflow" else ""
+        return Program(name, kind, command, shown, health, layout.log(name), environment)
+
+    parts = [part(f"airflow-{name}", "airflow-part", name) for name in AIRFLOW_PARTS]
+    return [part("airflow", "airflow", "api-server"), *parts]
 
 
 def stack_programs(
@@ -166,5 +175,5 @@ def stack_programs(
     found += [_control(layout, ports, idc) for idc in IDCS]
     found += [_node(layout, ports, node) for node in NODES]
     if airflow:
-        found.append(_airflow(layout, ports, parallelism))
+        found += _airflow(layout, ports, parallelism)
     return found

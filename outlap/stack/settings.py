@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 
 from lake.config import Config
 from outlap.stack import secrets
@@ -24,7 +24,7 @@ class StackSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     ports: dict[str, int] = Field(default_factory=dict)
-    node_quota: Annotated[int, Field(ge=64 << 20)] = 8 * GIB
+    node_quota: Annotated[ByteSize, Field(ge=64 << 20)] = ByteSize(8 * GIB)
     wait_s: Annotated[float, Field(gt=0)] = 240.0
     parallelism: Annotated[int, Field(ge=1, le=64)] = 4
 

@@ -65,6 +65,6 @@ def read_status(layout: Layout) -> Status:
     rows = supervisor.process_table(layout)
     programs = read_record(layout)
     with health.local_client() as client, ThreadPoolExecutor(max_workers=8) as pool:
-        states = list(pool.map(lambda program: health.check(program.kind, program.health, client), programs))
+        states = list(pool.map(lambda program: health.check(program, client), programs))
     found = tuple(_process(p, rows.get(p.name), s) for p, s in zip(programs, states, strict=True))
     return Status(True, str(layout.home), found, tuple(read_events(layout)))

@@ -16,13 +16,15 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from outlap.errors import StackError
 from outlap.stack.layout import Layout, checkout
-from outlap.stack.programs import PROGRAM_MARK, Program, base_environment
+from outlap.stack.programs import AIRFLOW_KINDS, PROGRAM_MARK, Program, base_environment
 from outlap.stack.secrets import write_private
 
 WATCH = "watch"
 # seconds for a polite end: Airflow's parts and an agent in the middle of a fetch need some. A store has written its data by
 # then, and waits for streams that its own parts keep open.
-STOP_WAIT_S = {"store": 4, "control": 10, "node": 15, "airflow": 15}
+STOP_WAIT_S = {"store": 4, "control": 10, "node": 15, "airflow": 15, "airflow-part": 15}
+# what they write holds secrets, or is nobody else's business; a node's views are for everyone
+PRIVATE = ("control", "airflow", "airflow-part")
 
 
 def _value(text: str) -> str:
@@ -66,8 +68,10 @@ def configuration(layout: Layout, programs: Sequence[Program]) -> str:
             f"[program:{program.name}]",
             f"command={_command(program.command, {**program.environment, PROGRAM_MARK: program.name})}",
             f"directory={_value(str(layout.home))}",
-            "autostart=true",
+            # Airflow's database has to be there first: `up` starts it
+            f"autostart={'false' if program.kind in AIRFLOW_KINDS else 'true'}",
             "autorestart=true",
+            *(["umask=077"] if program.kind in PRIVATE else []),
             "startsecs=2",
             "startretries=5",
             "stopasgroup=true",
@@ -141,6 +145,18 @@ def process_table(layout: Layout) -> dict[str, dict[str, Any]]:
             "ask supervisord",
             str(error),
             f"run `outlap down`, then `outlap up`; see {layout.log('supervisord')}",
+        ) from error
+
+
+def start_programs(layout: Layout, names: Sequence[str]) -> None:
+    """Start programs that are not started by themselves, without waiting for them. Raises StackError."""
+    server = _server(layout)
+    try:
+        for name in names:
+            server.startProcess(name, False)
+    except (OSError, xmlrpc.client.Error) as error:
+        raise StackError(
+            f"start {', '.join(names)}", str(error), f"see {layout.log('supervisord')}"
         ) from error
 
 

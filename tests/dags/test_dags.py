@@ -27,6 +27,8 @@ READ = """
 import json, socket, sys
 
 import airflow.settings
+import pendulum
+from airflow.timetables.base import TimeRestriction
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
 
@@ -36,11 +38,20 @@ def note(event, args):
         reached.append(f"{event} {args!r}"[:200])
 sys.addaudithook(note)
 
+def first_run(stored):
+    # of a DAG that Airflow first sees at half past midnight
+    from unittest import mock
+    with mock.patch("airflow.timetables.trigger.utcnow", lambda: pendulum.datetime(2026, 1, 10, 0, 30)):
+        found = stored.timetable.next_dagrun_info(
+            last_automated_data_interval=None, restriction=TimeRestriction(None, None, False)
+        )
+    return found.run_after.isoformat()
+
 bag = DagBag()
 read = {name for name in sys.modules}
 dags = {}
 for dag in bag.dags.values():
-    DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+    stored = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
     dags[dag.dag_id] = {
         "file": dag.fileloc,
         "doc": dag.doc_md or "",
@@ -50,6 +61,7 @@ for dag in bag.dags.values():
         "catchup": dag.catchup,
         "paused": dag.is_paused_upon_creation,
         "timetable": type(dag.timetable).__name__,
+        "first_run": first_run(stored) if dag.dag_id == "nightly_incremental" else None,
         "params": {
             name: {"schema": dag.params.get_param(name).schema, "description": dag.params.get_param(name).description,
                    "value": dag.params[name]}
@@ -127,6 +139,11 @@ def test_every_dag_can_be_read_and_stored(told: dict[str, Any]) -> None:
 def test_reading_does_no_work(told: dict[str, Any]) -> None:
     assert told["reached"] == []
     assert told["heavy"] == []
+
+
+@pytest.mark.fault("C17")
+def test_a_night_that_has_passed_does_not_begin_by_itself_on_a_new_stack(told: dict[str, Any]) -> None:
+    assert told["dags"]["nightly_incremental"]["first_run"] == "2026-01-11T00:00:00+00:00"
 
 
 def test_every_dag_explains_itself_and_runs_from_the_start(told: dict[str, Any]) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from cacheengine.control import groupsettings
+from cacheengine.control.groupsettings import GroupSettings
 from lake.errors import Explained, NotFound
 from outlap import cli, show
 from outlap.commands import show as show_command
+from outlap.options import AsJson, byte_count
+from outlap.stack.settings import StackSettings
 
 COMMANDS = (
     *("demo", "up", "down", "status", "doctor", "simulate", "ingest", "publish", "show", "diff", "lineage"),
@@ -93,6 +99,97 @@ def test_an_explained_error_is_what_why_next(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "error: the thing\n  why: the cause\n  next: the next step\n"
+
+
+@pytest.mark.fault("E10")
+def test_errors_under_json_are_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise NotFound("the thing", "the cause", "the next step")
+
+    command = next(one for one in cli.app.registered_commands if one.name == "status")
+    monkeypatch.setattr(command, "callback", lambda as_json=False: fail())
+    assert cli.run(["status"]) == 1
+    assert capsys.readouterr().out == ""
+    monkeypatch.undo()
+
+    def named(as_json: AsJson = False) -> None:
+        fail()
+
+    monkeypatch.setattr(command, "callback", named)
+    assert cli.run(["status", "--json"]) == 1
+    said = capsys.readouterr()
+    error = {"kind": "NotFound", "what": "the thing", "why": "the cause", "fix": "the next step"}
+    assert json.loads(said.out) == {"error": error}
+    assert "Traceback" not in said.err
+    for wrong in (["sync", "a@v1", "--json"], ["status", "--json", "--nonsense"], ["nonsense", "--json"]):
+        assert cli.run(wrong) == 2
+        found = json.loads(capsys.readouterr().out)["error"]
+        assert found["kind"] == "Usage" and found["what"]
+
+
+@pytest.mark.fault("E10")
+def test_help_has_its_commands_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    text = capsys.readouterr().out
+    headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert [one for one in headings if one != "Options:"] == [
+        "This machine:",
+        "Data:",
+        "Keeping and losing:",
+        "Cache:",
+    ]
+    data = text.split("\nData:\n")[1].split("\nKeeping")[0]
+    assert "  ingest " in data and "  publish " in data and "  warm " not in data
+
+
+@pytest.mark.fault("E10")
+@pytest.mark.parametrize(
+    ("text", "size"), [("100KB", 100_000), ("800GiB", 800 << 30), ("1.5MiB", 3 << 19), ("1000", 1000)]
+)
+def test_sizes_are_written_in_one_way(text: str, size: int) -> None:
+    assert byte_count(text) == size
+    assert StackSettings(node_quota=text if size >= 64 << 20 else "64MiB").node_quota >= 64 << 20  # type: ignore[arg-type]
+    assert GroupSettings(bandwidth_bps=text).bandwidth_bps == size  # type: ignore[arg-type]
+    assert groupsettings.checked("link.idc-a.idc-b", {"bps": text, "hours": {"3": text}}) == {
+        "bps": size,
+        "hours": {"3": size},
+    }
+
+
+@pytest.mark.fault("E10")
+@pytest.mark.parametrize("text", ["0", "-1", "fast", "10 parsecs", ""])
+def test_what_is_no_size_is_wrong_usage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["warm", "a@v1", f"--bandwidth={text}"]) == 2
+    assert "--bandwidth" in capsys.readouterr().err
+
+
+@pytest.mark.fault("E10")
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ('[airflow]\nnightly = "often"', "nightly"),
+        ('[airflow]\nnigthly = "0 2 * * *"', "nigthly"),
+        ('[airflw]\nnightly = "0 2 * * *"', "did you mean [airflow]"),
+        ("[stack]\nnode_quota = 5", "node_quota"),
+        ('[node]\nread_wait = "5"', "read_wait"),
+    ],
+)
+def test_doctor_finds_typos_in_every_section(
+    settings: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OUTLAP_HOME", str(tmp_path))
+    monkeypatch.delenv("OUTLAP_CONFIG", raising=False)
+    (tmp_path / "outlap.toml").write_text(settings)
+    assert cli.run(["doctor", "--json"]) == 1
+    checks = json.loads(capsys.readouterr().out)
+    wrong = [one for one in checks if one["name"] == "settings" and one["ok"] is False]
+    assert any(told in one["found"] + one["fix"] for one in wrong)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from outlap.errors import StackError
 from outlap.stack import leftovers, supervisor
 from outlap.stack import up as starting
 from outlap.stack.down import down
-from outlap.stack.layout import Layout
+from outlap.stack.layout import Layout, make_folders
 from outlap.stack.status import Process, read_status
 from outlap.stack.up import up
 
@@ -127,6 +128,56 @@ def test_a_second_up_is_one_clear_error(layout: Layout, capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert str(layout.home) in said and "up already" in said and "outlap down" in said
     assert supervisor.running_pid(layout) == before
+
+
+@pytest.mark.fault("B3")
+def test_up_when_it_is_up_already_is_a_success(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    before = supervisor.running_pid(layout)
+    code, found = _json(capsys, "up", "--no-airflow")
+    assert (code, found["up"], found["was_up"]) == (0, True, True)
+    assert len(found["programs"]) == 6
+    assert cli.run(["up", "--no-airflow"]) == 0
+    assert "up already: 6 programs" in capsys.readouterr().out
+    assert supervisor.running_pid(layout) == before
+
+
+@pytest.mark.fault("B3")
+def test_up_says_what_it_waits_for(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(starting, "TELL_EVERY_S", 0.5)
+    control = _process(layout, "control-idc-b").pid
+    assert control is not None
+    os.kill(control, signal.SIGSTOP)
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        if "waiting for" in line:
+            os.kill(control, signal.SIGCONT)
+
+    assert up(airflow=False, say=hear).was_up
+    (waiting, *_) = [line for line in said if "waiting for" in line]
+    assert "control-idc-b (does not answer" in waiting
+
+
+@pytest.mark.fault("C14")
+def test_what_holds_secrets_is_for_its_user_alone(layout: Layout) -> None:
+    databases = [layout.control(idc) / "control.db" for idc in ("idc-a", "idc-b")]
+    for path in databases:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    for folder in (layout.stack, layout.secrets, layout.logs, layout.airflow, layout.store("idc-a")):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    # what an earlier release left open is closed
+    databases[0].chmod(0o644)
+    layout.airflow.chmod(0o755)
+    (layout.airflow / "airflow.db").touch(0o644)
+    make_folders(layout)
+    assert stat.S_IMODE(databases[0].stat().st_mode) == 0o600
+    assert stat.S_IMODE((layout.airflow / "airflow.db").stat().st_mode) == 0o600
+    (layout.airflow / "airflow.db").unlink()
+    assert stat.S_IMODE(layout.airflow.stat().st_mode) == 0o700
 
 
 def test_demo_without_airflow_says_what_to_do(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:

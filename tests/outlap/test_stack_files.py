@@ -70,6 +70,7 @@ def test_each_program_restarts_and_ends_with_its_children(layout: Layout) -> Non
     programs = stack_programs(layout, CHOSEN, airflow=True, parallelism=4)
     parser = _sections(layout, programs)
     names = ["store-idc-a", "store-idc-b", "control-idc-a", "control-idc-b", "node-b1", "node-b2", "airflow"]
+    names += ["airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"]
     assert [program.name for program in programs] == names
     for name in names:
         section = parser[f"program:{name}"]
@@ -79,7 +80,9 @@ def test_each_program_restarts_and_ends_with_its_children(layout: Layout) -> Non
 
 def test_everything_listens_on_this_machine_only(layout: Layout) -> None:
     programs = stack_programs(layout, CHOSEN, airflow=True, parallelism=4)
-    assert all(program.address.startswith("http://127.0.0.1:") for program in programs)
+    assert all(program.health.startswith("http://127.0.0.1:") for program in programs)
+    assert {program.kind for program in programs if not program.address} == {"airflow-part"}
+    assert all(program.health.startswith(program.address) for program in programs)
     stores = [program for program in programs if program.kind == "store"]
     assert all({"-ip=127.0.0.1", "-ip.bind=127.0.0.1"} <= set(program.command) for program in stores)
     assert airflow_environment(layout, CHOSEN, 4)["AIRFLOW__API__HOST"] == "127.0.0.1"
