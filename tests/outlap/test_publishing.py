@@ -46,10 +46,10 @@ def store(home: Path, name: str = "lake") -> Store:
 
 
 def outlap(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, object]:
-    """The JSON that a command prints; {"err": …} when it fails."""
+    """The JSON that a command prints, and `err`, what it says of an error in words."""
     assert cli.run([*arguments, "--json"]) == code, capsys.readouterr().err
     said = capsys.readouterr()
-    return json.loads(said.out) if said.out else {"err": said.err}
+    return {**json.loads(said.out), "err": said.err}
 
 
 def test_a_prefix_packed_in_place_and_from_a_list_is_one_version(place, capsys):

@@ -40,7 +40,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
     assert cli.run([*arguments, "--json"]) == code, capsys.readouterr().err
     said = capsys.readouterr()
-    return json.loads(said.out) if said.out else said.err
+    found = json.loads(said.out)
+    return said.err if isinstance(found, dict) and "error" in found else found
 
 
 def land(home: Path, drive: str, data: bytes) -> None:
