@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -45,11 +46,12 @@ def store(home: Path, name: str = "lake") -> Store:
     return open_store(StoreConfig(name=name, idc="idc-a", url=f"file://{home}/{name}"))
 
 
-def outlap(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, object]:
+def outlap(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
     """The JSON that a command prints, and `err`, what it says of an error in words."""
     assert cli.run([*arguments, "--json"]) == code, capsys.readouterr().err
     said = capsys.readouterr()
-    return {**json.loads(said.out), "err": said.err}
+    found = json.loads(said.out)
+    return found if isinstance(found, list) else {**found, "err": said.err}
 
 
 def test_a_prefix_packed_in_place_and_from_a_list_is_one_version(place, capsys):
