@@ -9,6 +9,7 @@ where a file has none of that name. `catalog/columns/<name>.json` keeps the type
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -282,6 +283,42 @@ def _select(sql: str) -> str:
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise Refused("the query", "it is not one SELECT", "give one SELECT over `frames`")
     return str(statements[0].query).strip().rstrip(";")
+
+
+def check_query(sql: str) -> None:
+    """Refuse SQL that cannot be a query of the catalogue, without reading the catalogue.
+
+    Whether its columns exist is known only when it runs.
+
+    Args:
+        sql: What `query` is to run.
+
+    Raises:
+        Refused: it does not parse, is not one SELECT, or reads something else than the views of the catalogue.
+    """
+    with duckdb.connect(config={"threads": "1", "enable_external_access": "false"}) as connection:
+        row = connection.execute("select json_serialize_sql(?::varchar)", [_select(sql)]).fetchone()
+    tables, defined = set[str](), set[str]()
+    _collect_tables(json.loads(row[0]) if row is not None else {}, tables, defined)
+    other = sorted(tables - defined - {FRAMES, ALL_FRAMES})
+    if other or not tables - defined:
+        why = f"it reads {', '.join(other)[:200]}" if other else "it reads no frames"
+        raise Refused("the query", why, f"read only the views `{FRAMES}` and `{ALL_FRAMES}`")
+
+
+def _collect_tables(node: Any, tables: set[str], defined: set[str]) -> None:
+    """Names of tables in a parsed statement, and names that its `with` defines; lower case."""
+    if isinstance(node, list):
+        for item in node:
+            _collect_tables(item, tables, defined)
+        return
+    if not isinstance(node, dict):
+        return
+    if node.get("type") == "BASE_TABLE":
+        tables.add(str(node.get("table_name")).lower())
+    defined |= {str(one.get("key")).lower() for one in (node.get("cte_map") or {}).get("map", [])}
+    for value in node.values():
+        _collect_tables(value, tables, defined)
 
 
 def _seen(select: str, infos: list[stores.Info]) -> list[stores.Info]:

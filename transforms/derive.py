@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from lake import stores, versions
 from lake.canonical import blake3_hex, canonical_json
@@ -80,9 +81,18 @@ def parse_size(text: str, quality: int = 90, aspect: str = "fit") -> Output:
             "for example 1280x720",
         )
     name = f"{size[1]}x{size[2]}"
-    return Output.model_validate(
-        {"name": name, "width": int(size[1]), "height": int(size[2]), "aspect": aspect, "quality": quality}
-    )
+    value = {
+        "name": name,
+        "width": int(size[1]),
+        "height": int(size[2]),
+        "aspect": aspect,
+        "quality": quality,
+    }
+    try:
+        return Output.model_validate(value)
+    except ValidationError as error:
+        causes = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise Refused(f"the size {text!r}", causes, "for example 1280x720") from error
 
 
 def recipe_of(output: Output) -> str:

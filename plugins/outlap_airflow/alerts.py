@@ -3,7 +3,7 @@
     alerts/<hash of the id>.json     {"id", "kind", "title", "since"}: an open trouble, in the lake; put-if-absent, so that of many
                                      who see the same trouble at once one tells it
 
-Without [airflow.alerts] in the settings nothing is asked and nothing is kept.
+Without [airflow.alerts] in the settings troubles are told in the log and on the pages.
 """
 
 from __future__ import annotations
@@ -88,10 +88,7 @@ def open_ids(config: Config) -> list[str]:
 
 def _safely(work: Any, config: Config | None, what: str) -> bool:
     try:
-        chosen = config or load_config()
-        if not notifiers(airflow_settings(chosen).alerts):
-            return False
-        return bool(work(chosen))
+        return bool(work(config or load_config()))
     except (
         Exception
     ) as error:  # whoever tells has a failure of its own to report: this one is a log line and a metric

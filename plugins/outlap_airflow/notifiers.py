@@ -1,10 +1,12 @@
-"""The two ways to tell people: an email, a webhook. Each is a function of a Message; one that cannot be told raises NotTold.
+"""The ways to tell people: an email, a webhook, and where neither is set the log. Each is a function of a Message; one that cannot be
+told raises NotTold.
 
 A webhook gets a POST of JSON: {"id", "kind", "state": "open" | "ended", "title", "text", "idc", "at"}.
 """
 
 from __future__ import annotations
 
+import logging
 import smtplib
 import ssl
 import time
@@ -18,6 +20,8 @@ from typing import Literal
 from lake.config import read_secret
 from lake.errors import Explained
 from outlap_airflow.settings import AlertSettings, EmailSettings, WebhookSettings
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 TRIES = 3
@@ -44,7 +48,7 @@ Notifier = Callable[[Message], None]
 
 
 def notifiers(settings: AlertSettings) -> dict[str, Notifier]:
-    """Those that the settings describe, by name."""
+    """Those that the settings describe, by name; where they describe none, the log, beside what the pages show of open alerts."""
     found: dict[str, Notifier] = {}
     if settings.email is not None:
         email = settings.email
@@ -52,7 +56,13 @@ def notifiers(settings: AlertSettings) -> dict[str, Notifier]:
     if settings.webhook is not None:
         webhook = settings.webhook
         found["webhook"] = lambda message: post(webhook, message)
-    return found
+    return found or {"log": write_log}
+
+
+def write_log(message: Message) -> None:
+    """A line that stands out in the log of the task."""
+    level = logging.ERROR if message.state == "open" else logging.INFO
+    log.log(level, "ALERT %s (%s): %s. %s", message.state, message.id, message.title, message.text)
 
 
 def send_email(settings: EmailSettings, message: Message) -> None:

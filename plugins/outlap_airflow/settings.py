@@ -124,7 +124,9 @@ class Training(BaseModel):
 class AirflowSettings(BaseModel):
     """`link_slots`: how many syncs may run at once from one IDC to another; `training_slots`: how many trainings. `sources`:
     `STORE:PREFIX` beginnings of what may be published from (default: every store of the settings). `defer`: false for workers of
-    an IDC whose control service no triggerer reaches; Warm and Free hold their worker there."""
+    an IDC whose control service no triggerer reaches; Warm and Free hold their worker there. `orchestration_s`: what Airflow itself
+    takes from a warm that is done to a training that runs; it is added to the estimate.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     destinations: tuple[str, ...] | None = None
@@ -138,6 +140,7 @@ class AirflowSettings(BaseModel):
     link_slots: int = Field(default=2, ge=1)
     scratch: Path | None = None
     defer: bool = True
+    orchestration_s: float = Field(default=30.0, ge=0, le=3600)
     launcher: Literal["process", "kubernetes", "kubernetes-job"] = "process"
     image: str = "outlap-airflow:latest"
     namespace: str = "outlap"

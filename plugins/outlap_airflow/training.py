@@ -64,6 +64,8 @@ def plan(params: Mapping[str, Any], run_after: datetime, train_at: datetime | No
     missing = max((node.bytes_missing for node in estimate.nodes), default=0)
     likely = estimate.seconds_high if estimate.seconds_high is not None else estimate.seconds
     seconds = likely if likely is not None else missing / UNMEASURED_BPS
+    # tasks wait for the scheduler and for workers, too
+    seconds += airflow_settings(config).orchestration_s
     deadline = datetime.fromisoformat(params["start_at"]) if params["start_at"] else train_at
     train_at = deadline or run_after
     if train_at.tzinfo is None:

@@ -21,6 +21,8 @@ from aiosmtpd.smtp import AuthResult
 from outlap_airflow import alerts, notifiers, publish, sync, watch
 from outlap_airflow.alerts import Alert
 from outlap_airflow.faults import RETRIES
+from outlap_airflow.pages.alerts import list_open
+from outlap_airflow.pages.sources import Memory, Sources
 from outlap_airflow.settings import DEFAULT_QUERY, airflow_settings
 
 from cacheengine.wire import DirReport
@@ -134,10 +136,20 @@ def test_metrics_of_airflow_are_counted() -> None:
     alerts._count("sent")
 
 
-def test_without_settings_nothing_is_asked(idcs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "_lake_put", lambda *_: pytest.fail("it asked the lake"))
-    assert not alerts.tell(TROUBLE) and not alerts.ended(TROUBLE.id)
-    assert watch.look()["told"] == []
+@pytest.mark.fault("E13")
+def test_without_settings_the_log_and_the_pages_tell(idcs: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert alerts.tell(TROUBLE) and not alerts.tell(TROUBLE)
+    (line,) = [record for record in caplog.records if record.message.startswith("ALERT open")]
+    assert line.levelname == "ERROR" and "it fell off" in line.message and TROUBLE.title in line.message
+    assert "id:key@" not in line.message
+    shown = list_open(Sources(load_config(), Memory()))
+    (row,) = shown["rows"]
+    assert (row["id"], row["title"], row["kind"]) == (TROUBLE.id, TROUBLE.title, "disk")
+    assert abs(row["since_ns"] / 1e9 - time.time()) < 60
+    assert alerts.ended(TROUBLE.id)
+    assert list_open(Sources(load_config(), Memory()))["rows"] == []
+    # nothing answers where the settings of the test say that a control service is
+    assert watch.look()["told"] == ["control/idc-b"]
 
 
 class Mail:

@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from lake import catalog
+
 Call = Callable[..., httpx.Response]
 PUBLISH, DATASETS = "/outlap/api/v1/publish", "/outlap/api/v1/datasets"
 VIEWER, USER = "ann", "ben"
@@ -77,6 +79,42 @@ def test_a_bad_request_is_refused_before_a_run(call: Call, body: dict[str, Any])
     assert answer.status_code == 422
     assert set(answer.json()) == {"kind", "what", "why", "fix"}
     assert call("GET", PUBLISH, VIEWER).json() == before
+
+
+@pytest.mark.fault("E4")
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ({"query": "selec 1"}, 422, "syntax error"),
+        ({"query": "drop table frames"}, 422, "not one SELECT"),
+        ({"query": "select 1"}, 422, "reads no frames"),
+        ({"query": "select * from secrets"}, 422, "reads secrets"),
+        ({"source": {"kind": "query", "sql": "select * from 'x.parquet'"}}, 422, "x.parquet"),
+        ({"source": {"kind": "derive", "of": "frnt@v1", "resize": "640x360"}}, 404, "front"),
+        ({"source": {"kind": "derive", "of": "front@v99", "resize": "640x360"}}, 404, "v2"),
+        ({"source": {"kind": "split", "of": "front", "share": "test"}}, 422, "train, val"),
+        ({"source": {"kind": "prefix", "uri": "nowhere:labels/"}}, 404, "nowhere"),
+    ],
+)
+def test_what_can_be_known_is_refused_at_once(
+    call: Call, body: dict[str, Any], status: int, told: str
+) -> None:
+    before = call("GET", PUBLISH, VIEWER).json()
+    answer = call("POST", PUBLISH, USER, dataset="front", **body)
+    assert answer.status_code == status, answer.text
+    assert told in answer.text
+    assert call("GET", PUBLISH, VIEWER).json() == before
+
+
+@pytest.mark.fault("E4")
+def test_sql_that_may_be_right_is_not_refused() -> None:
+    for query in (
+        "with a as (select * from frames) select * from a",
+        "select * from Frames f join frames_all g using (path)",
+        "select * from frames, range(3)",
+        "select * from frames where drive in (select drive from frames)",
+    ):
+        catalog.check_query(query)
 
 
 def test_what_is_wrong_is_named_and_its_value_is_not(call: Call) -> None:

@@ -74,6 +74,7 @@ def work(dag: Any, run_id: str, triggerer: bool = True) -> str:
         return str(run.state)
 
 
+@pytest.mark.fault("E4")
 def test_a_publish_is_followed_until_it_is_warm(
     call: Call,
     dags: dict[str, Any],
@@ -107,6 +108,7 @@ def test_a_publish_is_followed_until_it_is_warm(
     assert synced["stage"] == "warming"
     step = synced["idcs"][0]["sync"]
     assert (step["state"], step["bytes_done"]) == ("success", step["bytes_total"])
+    assert step["bytes_done"] is not None
     warm_run = follow("warm_dataset")[0]
     # half of it is there: the files of the job, its rate and what is left are those of the control service
     group.files, group.holding = 12, 6
@@ -232,12 +234,15 @@ def test_a_publish_that_waits_is_cancelled_before_it_begins(call: Call) -> None:
     assert call("POST", f"{PUBLISH}/{run_id}/cancel", "dora").json()["cancelled_by"] == "ben"
 
 
+@pytest.mark.fault("E4")
 def test_a_publish_that_fails_names_its_task(call: Call, dags: dict[str, Any], group: Any) -> None:
-    run_id = call("POST", PUBLISH, "ben", dataset="broken", query="drop table frames").json()["run_id"]
+    query = "select nothing_like_it from frames"
+    run_id = call("POST", PUBLISH, "ben", dataset="broken", query=query).json()["run_id"]
     assert work(dags["publish_dataset"], run_id) == "failed"
     told = call("GET", f"{PUBLISH}/{run_id}", "ann").json()
     assert told["stage"] == "failed"
-    assert told["error"] == f"publish_dataset {run_id}: publish failed; its log says why"
+    assert told["error"].startswith(f"publish_dataset {run_id}: publish failed: the query: Binder Error")
+    assert "nothing_like_it" in told["error"] and "Next: correct the SQL" in told["error"]
 
 
 def test_a_sync_under_way_tells_rate_and_eta_and_a_control_that_is_away_costs_its_step_only(

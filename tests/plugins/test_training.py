@@ -229,6 +229,21 @@ def test_a_scheduled_plan_is_for_its_training_time_and_its_version_stays(node: A
     assert form["deadline"].startswith("2031")
 
 
+@pytest.mark.fault("E13")
+def test_the_estimate_counts_what_airflow_itself_takes(
+    node: Any, idcs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = datetime(2030, 1, 1, 6, tzinfo=UTC)
+    form = {**FORM, "lead_minutes": 0}
+    planned = {}
+    for seconds in ("0", "45"):
+        monkeypatch.setenv("OUTLAP_AIRFLOW_ORCHESTRATION_S", seconds)
+        planned[seconds] = training.plan(form, datetime.now(UTC), at)
+    assert planned["45"]["estimate_s"] == planned["0"]["estimate_s"] + 45
+    begins = [datetime.fromisoformat(planned[seconds]["warm_at"]) for seconds in ("0", "45")]
+    assert (begins[0] - begins[1]).total_seconds() == pytest.approx(45, abs=1)
+
+
 def pinned_now(control: Control) -> list[bool]:
     return [item.pinned for item in control.desired("b1").versions]
 

@@ -22,7 +22,7 @@ from sqlalchemy import select
 
 from lake.config import Config, load_config
 from lake.errors import Explained, NotFound
-from outlap_airflow import hooks
+from outlap_airflow import causes, hooks
 from outlap_airflow.api.access import PUBLISH, SYNC, WARM
 from outlap_airflow.api.models import IdcStatus, PublishRun, PublishStatus, Stage, Step
 from outlap_airflow.assets import parse_synced
@@ -273,6 +273,8 @@ def _failure(run: Run, why: str | None = None) -> str | None:
     if run.state != "failed":
         return None
     tasks = ", ".join(run.failed) or "it"
+    known = [str(value) for (_, key), value in sorted(run.kept.items()) if key == causes.KEY and value]
+    why = why or "; ".join(known)
     return f"{run.dag} {run.id}: {tasks} failed" + (f": {why}" if why else "; its log says why")
 
 

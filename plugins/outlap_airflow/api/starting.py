@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from airflow.api.common.trigger_dag import trigger_dag
@@ -16,11 +17,13 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from lake.canonical import blake3_hex
-from lake.errors import Conflict, NotFound, Refused
+from lake.config import load_config
+from lake.errors import Conflict, NotFound, Refused, StoreDown
 from lake.names import check_dataset, check_tag
 from outlap_airflow.api.access import PUBLISH
 from outlap_airflow.api.models import PublishRequest
-from outlap_airflow.settings import DEFAULT_QUERY
+from outlap_airflow.settings import DEFAULT_QUERY, airflow_settings
+from outlap_airflow.sources import Derive, Query, Split
 
 
 def run_id_of(request_id: str | None, key: str | None) -> str:
@@ -48,6 +51,7 @@ def conf_of(asked: PublishRequest) -> dict[str, Any]:
         raise Refused("the request", "a text in it has NUL or half a surrogate pair", "send UTF-8 text")
     source = None if asked.source is None else asked.source.model_dump(mode="json")
     query = asked.query or DEFAULT_QUERY
+    check_source(asked.source or Query(sql=query))
     return {
         "dataset": asked.dataset,
         "query": query,
@@ -55,6 +59,46 @@ def conf_of(asked: PublishRequest) -> dict[str, Any]:
         "tag": asked.tag,
         "announce": asked.announce,
     }
+
+
+def check_source(source: Any) -> None:
+    """Refuse at once what is wrong with a source as far as that can be known without reading what it names.
+
+    A store that does not answer refuses nothing: the run asks again.
+
+    Args:
+        source: One of outlap_airflow.sources.
+
+    Raises:
+        Refused: a query that is none, shares that are none, a place that may not be read.
+        NotFound: a version, or a store, that is not there.
+    """
+    from lake import catalog, listed, refs
+    from lake.split import parse_shares
+    from lake.stores import lake_store
+    from transforms.derive import parse_size
+
+    config = load_config()
+    if isinstance(source, Query):
+        catalog.check_query(source.sql)
+    elif isinstance(source, Derive | Split):
+        if isinstance(source, Split):
+            shares = [name for name, _ in parse_shares(source.shares)]
+            if source.share not in shares:
+                names = ", ".join(shares)
+                raise Refused(f"the share {source.share!r}", f"the shares are: {names}", "name one of these")
+        else:
+            parse_size(source.resize, source.quality, source.aspect)
+        with suppress(StoreDown):
+            refs.resolve(lake_store(config), *refs.parse(source.of))
+    elif source.uri is not None:
+        place = listed.prefix_of(source.uri, listed.store_mappings(config.stores))
+        allowed = airflow_settings(config).sources
+        begins = tuple(f"{name}:" for name in config.stores) if allowed is None else allowed
+        where = f"{place.store}:{place.key.strip('/')}/"
+        if not any(where.startswith(prefix) for prefix in begins):
+            why = f"what may be published from is: {', '.join(begins) or 'nothing'}"
+            raise Refused(f"reading {where[:200]}", why, "ask who keeps the settings ([airflow] sources)")
 
 
 def _is_text(value: Any) -> bool:

@@ -14,7 +14,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from lake.config import load_config
-from outlap_airflow import ingest, publish, sync
+from outlap_airflow import causes, ingest, publish, sync
 from outlap_airflow.assets import dataset_published, dataset_synced
 from outlap_airflow.links import LINKS, show
 from outlap_airflow.openlineage import facets_of
@@ -78,6 +78,7 @@ class Publish(BaseOperator):
         super().__init__(**kwargs)
         self.dataset, self.query, self.source, self.tag, self.night = dataset, query, source, tag, night
 
+    @causes.kept
     def execute(self, context: Any) -> dict[str, Any]:
         run = context["dag_run"]
         source = publish.source_of(text(self.query), self.source)
@@ -111,6 +112,7 @@ class Announce(BaseOperator):
         super().__init__(**kwargs)
         self.published, self.announce = published, announce
 
+    @causes.kept
     def execute(self, context: Any) -> str:
         made = self.published
         show(self, dataset=made["dataset"], version=made["version"], tag=made["tag"])
@@ -135,10 +137,12 @@ class Sync(BaseOperator):
         super().__init__(**kwargs)
         self.dataset, self.ref, self.idc = dataset, ref, idc
 
+    @causes.kept
     def execute(self, context: Any) -> dict[str, Any]:
-        report = sync.sync_to(
-            self.dataset, self.ref, self.idc, progress_into(context.get("task_state_store"))
-        )
+        progress = progress_into(context.get("task_state_store"))
+        report = sync.sync_to(self.dataset, self.ref, self.idc, progress)
+        if progress is not None:  # also where nothing was left to move
+            progress(report["bytes_copied"], report["bytes_copied"])
         show(
             self, **{name: report[name] for name in ("dataset", "version", "tag", "source_idc")}, idc=self.idc
         )

@@ -12,7 +12,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParam
 
-from outlap_airflow.pages import access, control, datasets, jobs, nodes, quarantine, synclag, way
+from outlap_airflow.pages import access, alerts, control, datasets, jobs, nodes, quarantine, synclag, way
 from outlap_airflow.pages.access import INGEST, PUBLISH, SYNC, WARM
 from outlap_airflow.pages.listing import MOST_ROWS, Asking
 from outlap_airflow.pages.sources import Sources, sources
@@ -110,6 +110,12 @@ def list_links(src: Src) -> Json:
 def list_missing(idc: Name, src: Src, asking: Ask) -> Json:
     """Versions that a destination lacks."""
     return synclag.list_missing(src, idc, asking)
+
+
+@router.get("/alerts", dependencies=access.sees(PUBLISH, WARM))
+def list_alerts(src: Src) -> Json:
+    """Troubles that were told and have not ended."""
+    return alerts.list_open(src)
 
 
 @router.get("/quarantine", dependencies=access.sees(INGEST))
