@@ -112,7 +112,7 @@ def _with_even_sides(frame: av.VideoFrame) -> av.VideoFrame:
         missing = (0, new.height - old.height), (0, new.width - old.width)
         whole = np.zeros((new.height, new.line_size // sample.itemsize), sample)
         whole[:, : new.width] = np.pad(pixels[: old.height, : old.width], missing, "edge")
-        new.update(whole)
+        new.update(whole.tobytes())
     even.colorspace, even.color_range = frame.colorspace, frame.color_range
     return even
 
