@@ -11,7 +11,7 @@ Everything in it comes from a car and is checked before it is used.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -186,10 +186,25 @@ def upload_drive(
     drive: str,
     start_ns: int | None = None,
     channels: Mapping[str, str] | None = None,
+    sent: MutableMapping[str, str] | None = None,
+    told: Callable[[str, int, bool], None] = lambda name, size, is_sent: None,
 ) -> Drive:
-    """Upload every file of a folder, COMPLETE.json last. channels: path → channel; default: the file's stem.
+    """Upload every file of a folder, COMPLETE.json last.
 
-    Raises Refused for names that are not legal.
+    Args:
+        store: The landing.
+        folder: Its files are the drive's.
+        vehicle: Name of the vehicle.
+        drive: Name of the drive.
+        start_ns: When the drive began, in ns since 1970 UTC, where the uploader knows it.
+        channels: Path → channel; default: the file's stem.
+        sent: Path → what an earlier try sent of it: its SHA-256 and the etag that it got. A file of which both are still true is
+            not sent again. Changed as files are sent.
+        told: Called for each file with its path, its bytes, and whether it was sent now.
+
+    Raises:
+        Refused: names that are not legal.
+        StoreDown: the store does not answer.
     """
     prefix = _folder(vehicle, drive)
     files = []
@@ -200,11 +215,25 @@ def upload_drive(
         channel = (channels or {}).get(name, path.stem)
         files.append({"path": name, "size": path.stat().st_size, "sha256": digest, "channel": channel})
         check_part("the channel", channel)
-        stores.put_file(store, f"{prefix}/{name}", path)
+        told(name, path.stat().st_size, _send(store, f"{prefix}/{name}", path, digest, name, sent))
     value = {"outlap": 1, "vehicle": vehicle, "drive": drive, "start_ns": start_ns, "files": files}
     data = canonical_json(value)
     stores.put(store, f"{prefix}/{COMPLETE}", data)
     return _parse(data, COMPLETE)
+
+
+def _send(
+    store: Store, key: str, path: Path, digest: str, name: str, sent: MutableMapping[str, str] | None
+) -> bool:
+    """Upload one file unless the object is the one that an earlier try sent; whether it was sent."""
+    there = stores.head(store, key) if sent is not None and name in sent else None
+    if sent is not None and there is not None and sent[name] == f"{digest} {there.etag}":
+        return False
+    stores.put_file(store, key, path)
+    if sent is not None:
+        there = stores.head(store, key)
+        sent[name] = f"{digest} {there.etag if there is not None else None}"
+    return True
 
 
 def raw_folder(vehicle: str, date: str, drive: str) -> str:

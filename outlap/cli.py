@@ -50,6 +50,7 @@ from outlap.commands import (
     top,
     trace,
     up,
+    upload,
     verify,
     warm,
 )
@@ -78,6 +79,7 @@ app.command("status", rich_help_panel=_STACK)(status.status)
 app.command("doctor", rich_help_panel=_STACK)(doctor.doctor)
 app.add_typer(bench.app, rich_help_panel=_STACK)
 app.command("simulate", rich_help_panel=_STACK)(simulate.simulate)
+app.command("upload", rich_help_panel=_DATA)(upload.upload)
 app.command("ingest", rich_help_panel=_DATA)(ingest.ingest)
 app.add_typer(quarantine.quarantine, name="quarantine", rich_help_panel=_DATA)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_DATA)

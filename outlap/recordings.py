@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,10 +101,27 @@ def is_landed(store: Store, vehicle: str, drive: str, names_and_sizes: dict[str,
     return {file.path: file.size for file in there.files} == names_and_sizes
 
 
-def upload(store: Store, drive: LocalDrive, scratch: Path) -> None:
-    """Upload a drive unless it is there (its name says its content). Channels are the names of the files."""
+def upload(
+    store: Store,
+    drive: LocalDrive,
+    scratch: Path,
+    *,
+    start_ns: int | None = None,
+    sent: MutableMapping[str, str] | None = None,
+    told: Callable[[str, int, bool], None] = lambda name, size, is_sent: None,
+) -> None:
+    """Upload a drive unless it is there. Channels are the names of the files.
+
+    Args:
+        store: The landing.
+        drive: What to upload.
+        scratch: A folder for links.
+        start_ns: When the drive began, in ns since 1970 UTC.
+        sent: As lake.landing.upload_drive has it; with it every file is compared with what was sent.
+        told: Likewise.
+    """
     sizes = {name: path.stat().st_size for name, path in drive.files.items()}
-    if is_landed(store, drive.vehicle, drive.name, sizes):
+    if sent is None and is_landed(store, drive.vehicle, drive.name, sizes):
         return
     folder = scratch / f"upload-{drive.name}"
     try:
@@ -113,6 +130,8 @@ def upload(store: Store, drive: LocalDrive, scratch: Path) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.absolute())
         channels = {name: legal_name(Path(name).stem) for name in drive.files}
-        landing.upload_drive(store, folder, drive.vehicle, drive.name, channels=channels)
+        landing.upload_drive(
+            store, folder, drive.vehicle, drive.name, start_ns, channels=channels, sent=sent, told=told
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

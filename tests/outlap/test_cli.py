@@ -19,7 +19,7 @@ from outlap.stack.settings import StackSettings
 
 COMMANDS = (
     *("demo", "up", "down", "status", "doctor", "simulate", "ingest", "publish", "show", "diff", "lineage"),
-    *("verify", "sync"),
+    *("verify", "sync", "upload"),
     *("warm", "free", "pin", "unpin", "mount", "umount", "trace", "residency", "top"),
     *("derive", "split", "export", "profile", "repack"),
     *("history", "rollback", "delete", "undelete", "retention", "gc", "delete-drive"),
