@@ -19,6 +19,10 @@ with `Config.section(name, model)`, where `OUTLAP_<SECTION>_<KEY>` variables win
     outer_endpoint = "https://…"       # for the other IDCs (optional)
     access_key_id = { env = "KEY_ID" }
     secret_access_key = { file = "…" }
+    session_token = { file = "…" }     # of temporary credentials (optional)
+    addressing = "path"                # or "virtual": the bucket in the host name
+    encryption = "aws:kms"             # or "AES256", where the bucket's policy wants it (optional)
+    kms_key_id = "…"                   # with aws:kms (optional)
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -70,7 +74,11 @@ def read_secret(reference: SecretRef) -> str:
 
 
 class StoreConfig(BaseModel):
-    """How to reach one store. `url` is s3://bucket[/prefix] or file:///folder."""
+    """How to reach one store. `url` is s3://bucket[/prefix] or file:///folder.
+
+    session_token: of temporary credentials. addressing: whether the bucket stands in the path or the host name of a request.
+    encryption, kms_key_id: what the bucket's policy wants of whoever writes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = ""
@@ -81,6 +89,10 @@ class StoreConfig(BaseModel):
     region: str = "us-east-1"
     access_key_id: SecretRef | None = None
     secret_access_key: SecretRef | None = None
+    session_token: SecretRef | None = None
+    addressing: Literal["path", "virtual"] = "path"
+    encryption: Literal["AES256", "aws:kms"] | None = None
+    kms_key_id: str | None = None
     read_only: bool = False
 
 

@@ -6,8 +6,11 @@ stores that cannot be written by mistake. Keys are relative to the store's prefi
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,17 +18,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
-from obstore import exceptions as obs_errors
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from lake.config import Config, StoreConfig, read_secret
-from lake.errors import Conflict, LakeError, NotFound, ReadOnly, Refused, StoreDown
+from lake.errors import Conflict, NotFound, ReadOnly, Refused, StoreDown
+from lake.store_errors import DOWN, explained
+from lake.store_probe import require_conditional_writes
 
 STREAM_CHUNK = 4 << 20
 # ranges that are no further apart are fetched as one, as obstore would
 NEAR = 1 << 20
 MULTIPART_FROM = 64 << 20
 PART = 8 << 20
+LOCK_S = 10.0
 MOST_PARTS = 9_000  # S3 takes 10,000
 
 
@@ -51,36 +56,8 @@ class Info:
     modified_ns: int = 0
 
 
-_DOWN = "check that it is up (`outlap status`) and that the settings are right, then run again: finished work is kept"
-
-
-@contextmanager
-def _explained(store: Store, key: str, verb: str) -> Iterator[None]:
-    what = f"{verb} {key or 'the bucket'} in store {store.name} ({store.where})"
-    try:
-        yield
-    except LakeError:
-        raise
-    except (FileNotFoundError, obs_errors.NotFoundError) as error:
-        raise NotFound(f"{key} in store {store.name}", "there is no such object") from error
-    except (obs_errors.PreconditionError, obs_errors.AlreadyExistsError) as error:
-        raise Conflict(what, "another writer was first", "run it again") from error
-    except (obs_errors.PermissionDeniedError, obs_errors.UnauthenticatedError) as error:
-        if "RequestTimeTooSkewed" in str(error):
-            raise StoreDown(
-                what, "the clock of this machine is not that of the store", "set it, for example by NTP"
-            ) from error
-        raise StoreDown(
-            what, "the store refuses our credentials", "check the keys that the settings name"
-        ) from error
-    except (obs_errors.BaseError, OSError) as error:
-        raise StoreDown(what, _cause(error), _DOWN) from error
-
-
-def _cause(error: BaseException) -> str:
-    """One line of what obstore says: its debug text follows after a blank line."""
-    text = str(error).split("\n\nDebug source")[0].strip()
-    return " ".join(text.split())[:300] or type(error).__name__
+def _explained(store: Store, key: str, verb: str) -> AbstractContextManager[None]:
+    return explained(store.name, store.where, key, verb)
 
 
 def open_store(config: StoreConfig, from_idc: str | None = None) -> Store:
@@ -98,17 +75,23 @@ def open_store(config: StoreConfig, from_idc: str | None = None) -> Store:
         for name, reference in (
             ("access_key_id", config.access_key_id),
             ("secret_access_key", config.secret_access_key),
+            ("session_token", config.session_token),
         )
         if reference
         is not None  # without keys: the machine's own identity, or none where an endpoint is named
     }
+    if config.encryption is not None:
+        keys["aws_server_side_encryption"] = config.encryption
+    if config.kms_key_id is not None:
+        keys["aws_sse_kms_key_id"] = config.kms_key_id
+    virtual = config.addressing == "virtual"
     obs = S3Store(
         url.netloc,
         prefix=url.path.strip("/") or None,
-        endpoint=endpoint,
+        endpoint=_with_bucket(endpoint, url.netloc) if virtual and endpoint is not None else endpoint,
         region=config.region,
-        skip_signature=len(keys) < 2 and endpoint is not None,
-        virtual_hosted_style_request=False,
+        skip_signature="access_key_id" not in keys and endpoint is not None,
+        virtual_hosted_style_request=virtual,
         client_options={
             "allow_http": endpoint is not None and endpoint.startswith("http://"),
             "connect_timeout": timedelta(seconds=5),
@@ -126,6 +109,12 @@ def open_store(config: StoreConfig, from_idc: str | None = None) -> Store:
         **keys,
     )
     return Store(config.name, config.idc, config.read_only, obs, f"{config.url} at {endpoint or 'AWS'}")
+
+
+def _with_bucket(endpoint: str, bucket: str) -> str:
+    """An endpoint as it is asked with the bucket in its host name."""
+    scheme, _, host = endpoint.partition("://")
+    return f"{scheme}://{bucket}.{host}"
 
 
 def lake_store(config: Config, idc: str | None = None) -> Store:
@@ -177,6 +166,13 @@ def get_tagged(store: Store, key: str) -> tuple[bytes, str | None]:
         return bytes(answer.bytes()), answer.meta["e_tag"]
 
 
+def get_with_info(store: Store, key: str) -> tuple[bytes, Info]:
+    """The object, and its etag and age as of this answer. Raises NotFound, StoreDown."""
+    with _explained(store, key, "read"):
+        answer = obstore.get(store.obs, key)
+        return bytes(answer.bytes()), _info(key, answer.meta)
+
+
 def get_range(store: Store, key: str, offset: int, length: int) -> bytes:
     """Bytes [offset, offset+length). Raises StoreDown when the store gives fewer."""
     if length == 0:
@@ -184,7 +180,7 @@ def get_range(store: Store, key: str, offset: int, length: int) -> bytes:
     with _explained(store, key, "read"):
         data = bytes(obstore.get_range(store.obs, key, start=offset, length=length))
     if len(data) != length:
-        raise StoreDown(f"read {key} in store {store.name}", f"it gave {len(data)} of {length} bytes", _DOWN)
+        raise StoreDown(f"read {key} in store {store.name}", f"it gave {len(data)} of {length} bytes", DOWN)
     return data
 
 
@@ -209,7 +205,7 @@ def get_ranges(store: Store, key: str, offsets: Sequence[int], lengths: Sequence
     for (first, end), piece in zip(spans, pieces, strict=True):
         if len(piece) != end - first:
             why = f"it gave {len(piece)} of {end - first} bytes at byte {first}"
-            raise StoreDown(f"read {key} in store {store.name}", why, _DOWN)
+            raise StoreDown(f"read {key} in store {store.name}", why, DOWN)
     found = []
     for span, offset, length in zip(inside, offsets, lengths, strict=True):
         at = offset - spans[span][0]
@@ -231,7 +227,11 @@ def head(store: Store, key: str) -> Info | None:
             meta = obstore.head(store.obs, key)
     except NotFound:
         return None
-    return Info(key, meta["size"], meta["e_tag"])
+    return _info(key, meta)
+
+
+def _info(key: str, meta: Any) -> Info:
+    return Info(key, meta["size"], meta["e_tag"], int(meta["last_modified"].timestamp() * 1e6) * 1000)
 
 
 def exists(store: Store, key: str) -> bool:
@@ -248,6 +248,7 @@ def put(store: Store, key: str, data: bytes) -> None:
 def put_if_absent(store: Store, key: str, data: bytes) -> bool:
     """Write unless it is there; True when we wrote it. Of many writers exactly one wins."""
     _writable(store, key)
+    require(store)
     try:
         with _explained(store, key, "write"):
             obstore.put(store.obs, key, data, mode="create", use_multipart=False)
@@ -274,7 +275,7 @@ def _arrived(store: Store, key: str, size: int) -> None:
     arrived = head(store, key)
     if arrived is None or arrived.size != size:
         there = "nothing" if arrived is None else f"{arrived.size} bytes"
-        raise StoreDown(f"write {key} in store {store.name}", f"of {size} bytes {there} arrived", _DOWN)
+        raise StoreDown(f"write {key} in store {store.name}", f"of {size} bytes {there} arrived", DOWN)
 
 
 def put_pieces(store: Store, key: str, pieces: Iterator[bytes], size: int) -> None:
@@ -290,23 +291,60 @@ def put_pieces(store: Store, key: str, pieces: Iterator[bytes], size: int) -> No
     _arrived(store, key, size)
 
 
-def compare_and_swap(store: Store, key: str, data: bytes, etag: str | None) -> None:
-    """Write only if the object still has `etag` (None: only if there is none). Raises Conflict.
+def require(store: Store) -> None:
+    """Refuse a store that lacks what the lake needs of it (lake/store_probe.py). Raises Refused, StoreDown."""
+    require_conditional_writes(store.name, store.where, store.obs)
 
-    S3: If-Match and If-None-Match. A directory knows no If-Match: there it is compared and written, for single writers.
+
+def compare_and_swap(store: Store, key: str, data: bytes, etag: str | None) -> str | None:
+    """Write only if the object still has `etag` (None: only if there is none); its new etag. Raises Conflict.
+
+    S3: If-Match and If-None-Match. A directory knows no If-Match: there it is compared and written under a lock.
     """
     _writable(store, key)
+    require(store)
     with _explained(store, key, "move"):
         if etag is None:
-            obstore.put(store.obs, key, data, mode="create", use_multipart=False)
+            made = obstore.put(store.obs, key, data, mode="create", use_multipart=False)
         elif isinstance(store.obs, LocalStore):
-            if obstore.head(store.obs, key)["e_tag"] != etag:
-                raise Conflict(
-                    f"move {key} in store {store.name}", "another writer was first", "run it again"
-                )
-            obstore.put(store.obs, key, data, use_multipart=False)
+            with folder_lock(store, key):
+                if obstore.head(store.obs, key)["e_tag"] != etag:
+                    raise Conflict(
+                        f"move {key} in store {store.name}", "another writer was first", "run it again"
+                    )
+                made = obstore.put(store.obs, key, data, use_multipart=False)
         else:
-            obstore.put(store.obs, key, data, mode={"e_tag": etag}, use_multipart=False)
+            made = obstore.put(store.obs, key, data, mode={"e_tag": etag}, use_multipart=False)
+    return made["e_tag"]
+
+
+@contextmanager
+def folder_lock(store: Store, key: str) -> Iterator[Path | None]:
+    """The path of an object of a directory, with the lock of the directory held; None for a store of another kind.
+
+    A process that is stopped while it holds the lock makes others wait, and fail, and never both write. Raises Conflict.
+    """
+    if not isinstance(store.obs, LocalStore):
+        yield None
+        return
+    root = Path(str(store.obs.prefix))
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        end = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    why = f"another process has held the lock of {root} for {LOCK_S:.0f} s"
+                    raise Conflict(
+                        f"change {key} in store {store.name}", why, "see that none is stopped"
+                    ) from None
+                time.sleep(0.01)
+        yield root / key
+    finally:
+        os.close(folder)  # and with it the lock
 
 
 def list_objects(store: Store, prefix: str) -> Iterator[Info]:
@@ -314,8 +352,7 @@ def list_objects(store: Store, prefix: str) -> Iterator[Info]:
     with _explained(store, prefix, "list"):
         for batch in obstore.list(store.obs, prefix or None, chunk_size=1000):
             for meta in batch:
-                modified_ns = int(meta["last_modified"].timestamp() * 1e6) * 1000
-                yield Info(meta["path"], meta["size"], meta["e_tag"], modified_ns)
+                yield _info(meta["path"], meta)
 
 
 def list_folders(store: Store, prefix: str) -> list[str]:
@@ -329,7 +366,7 @@ def delete(store: Store, key: str) -> None:
     """Remove an object; one that is not there is fine."""
     _writable(store, key)
     try:
-        with _explained(store, key, "delete"):
+        with _explained(store, key, "delete"), folder_lock(store, key):
             obstore.delete(store.obs, key)
     except NotFound:
         return

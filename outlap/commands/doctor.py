@@ -138,6 +138,31 @@ def _sections() -> dict[str, type[BaseModel]]:
     return {"airflow": AirflowSettings, "node": NodeConfig, "stack": StackSettings}
 
 
+def store_checks() -> Iterator[Check]:
+    """Each lake of the settings that may be written: what the lake needs of it is tried out now (lake/store_probe.py)."""
+    from lake.config import load_config
+    from lake.errors import Explained
+    from lake.store_probe import FIX, probe
+    from lake.stores import open_store
+
+    try:
+        config = load_config()
+    except Explained:
+        return  # `settings` says it
+    lakes = {idc.store for idc in config.idcs.values()}
+    for name in sorted(lakes & set(config.stores)):
+        if config.stores[name].read_only:
+            continue
+        try:
+            store = open_store(config.stores[name], config.idc or None)
+            problems = probe(store.name, store.where, store.obs)
+        except Explained as error:
+            yield Check(f"store {name}", False, error.why or error.what, error.fix)
+            continue
+        found = "; ".join(problems) or "conditional writes and ETags are as the lake needs them"
+        yield Check(f"store {name}", not problems, found, FIX if problems else "")
+
+
 def _stack() -> Iterator[Check]:
     from lake.config import home
     from outlap.stack.layout import Layout
@@ -161,5 +186,6 @@ FINDERS: tuple[Callable[[], Iterator[Check]], ...] = (
     _commands,
     _disk,
     _settings,
+    store_checks,
     _stack,
 )
