@@ -104,7 +104,7 @@ def write_frames(store: Store, table: pa.Table, date: str, vehicle: str, drive: 
         if table[name].null_count or not pc.all(pc.equal(table[name], value)).as_py():
             raise Refused(f"the frames of {vehicle}/{drive}", f"not all of them have {name} {value!r}")
     data = parquet_bytes(_typed(store, table))
-    with leases.writing(store, f"the frames of {vehicle}/{drive}"):
+    with leases.writing(store, f"the frames of {vehicle}/{drive}") as lease:
         _check_packs(store, table, f"the frames of {vehicle}/{drive}")
         _write_once(store, key, data, f"the frames of {vehicle}/{drive}")
         recipe_order.mark_cut(
@@ -115,6 +115,9 @@ def write_frames(store: Store, table: pa.Table, date: str, vehicle: str, drive: 
             received=_received(store, date, vehicle, drive),
             outputs=frozenset(pc.unique(table["output"]).to_pylist()),
         )
+        while lease.was_broken():  # packs may have been deleted after they were found
+            lease.take_again()
+            _check_packs(store, table, f"the frames of {vehicle}/{drive}")
     return key
 
 

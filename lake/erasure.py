@@ -217,16 +217,16 @@ def _delete(
     store: Store, held: set[str], packs: set[str], own: dict[str, int], scratch: Path
 ) -> dict[str, int]:
     """Delete the drive's objects, and what the versions that held it need and no other does; key → size."""
-    with leases.deleting(store) as writers:
-        if writers:
+    with leases.deleting(store, "the deletion of a drive") as lease:
+        if lease.writers:
             raise Conflict(
                 "the deletion of a drive",
-                f"{writers[0]} is running in this store",
+                f"{lease.writers[0]} is running in this store",
                 "run it again when that has ended",
             )
         found = dict(own)
         for key in [key for key in own if key.startswith(catalog.PREFIX)]:
-            stores.delete(store, key)  # before what it points at
+            lease.delete(key)  # before what it points at
         gone = needed_keys(store, held) | {pack_key(pack) for pack in packs}
         stay = needed_keys(store, set(versions_in(store)) - held) | catalog_packs(store, scratch)
         both = gone & stay & {pack_key(pack) for pack in packs}
@@ -240,7 +240,7 @@ def _delete(
             info = stores.head(store, key)
             if info is not None:
                 found[key] = info.size
-                stores.delete(store, key)
+                lease.delete(key, info)
         for version in held:
-            stores.delete(store, holdings_key(version))
+            lease.delete(holdings_key(version))
     return found

@@ -1,10 +1,11 @@
 """Garbage: what no tag, tag in the trash, pin or catalogue file needs. It is marked first, and deleted when a later run finds it
 still unneeded after the grace; nothing is moved, so until then there is nothing to undo.
 
-    trash/marks.parquet     key, size, etag of what is garbage, and when a run first saw that
+    trash/marks.parquet     key, size, etag, age of what is garbage, and when a run first saw that
 
 Needed are, of each version that is needed: root, parts, locations, available, summary of drives, snapshot, packs and assemblies; and
-the packs of every file of the catalogue. Only keys of these forms are ever deleted. Writers in progress hold it off (lake/leases.py).
+the packs of every file of the catalogue. Only keys of these forms are ever deleted. Writers in progress hold it off (lake/leases.py),
+each delete is fenced (lake/fenced_deletes.py), and what any `available` speaks of that is not to be deleted itself is spared.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +25,8 @@ from lake import catalog, leases, manifests, refs, stores, trash
 from lake.assemblies import assembly_key
 from lake.canonical import is_hash
 from lake.catalogcache import cache_folder, local_copies
-from lake.errors import NotFound
-from lake.holdings import holdings_key
+from lake.errors import Conflict, NotFound
+from lake.holdings import holdings_key, versions_in
 from lake.packs import pack_key, parquet_bytes
 from lake.snapshots import snapshot_key
 from lake.stores import Info, Store
@@ -44,6 +46,10 @@ FORMS = {
     "packs/": rf"packs/[0-9a-f]{{2}}/{HASH}\.tar",
 }
 PARALLEL = 8
+STOP_S = 1800.0  # a run deletes for so long, the next goes on
+Mark = tuple[
+    str, int, int
+]  # etag and age (ns, by the store) of an object, and when it was first seen to be garbage
 
 
 @dataclass(frozen=True)
@@ -93,30 +99,36 @@ def catalog_packs(store: Store, scratch: Path) -> set[str]:
     return keys
 
 
-def _live(store: Store, kept_trash: Iterable[trash.Trashed], also: Iterable[str]) -> set[str]:
+def _live(store: Store, kept_trash: Iterable[trash.Trashed] | None, also: Iterable[str]) -> set[str]:
+    """kept_trash: None for all that is in the trash after the tags were read: a tag goes there before it goes."""
     named = [ref for dataset in refs.list_datasets(store) for ref in refs.list_refs(store, dataset)]
-    named += [item.ref for item in kept_trash]
+    named += [item.ref for item in (trash.trashed(store) if kept_trash is None else kept_trash)]
     snapshots = {str(ref.origin.get("catalog")) for ref in named}
     versions = [*(ref.version for ref in named), *also]
     return needed_keys(store, versions, (snapshot for snapshot in snapshots if is_hash(snapshot)))
 
 
-def _read_marks(store: Store) -> dict[str, tuple[str, int]]:
-    """key → (etag, marked_ns)."""
+def _read_marks(store: Store) -> tuple[dict[str, Mark], str | None]:
+    """(key → mark, etag of the list). Marks of an earlier release know no age: what they name begins its grace anew."""
     try:
-        table = pq.read_table(pa.BufferReader(stores.get(store, MARKS)))
+        data, listed = stores.get_with_info(store, MARKS)
     except NotFound:
-        return {}
-    columns = (table[name].to_pylist() for name in ("key", "etag", "marked_ns"))
-    return {key: (etag, marked) for key, etag, marked in zip(*columns, strict=True)}
+        return {}, None
+    table = pq.read_table(pa.BufferReader(data))
+    if "modified_ns" not in table.schema.names:
+        return {}, listed.etag
+    columns = (table[name].to_pylist() for name in ("key", "etag", "modified_ns", "marked_ns"))
+    return {key: (etag, age, marked) for key, etag, age, marked in zip(*columns, strict=True)}, listed.etag
 
 
-def _write_marks(store: Store, garbage: list[Info], marks: dict[str, tuple[str, int]]) -> None:
+def _write_marks(store: Store, garbage: list[Info], marks: dict[str, Mark], etag: str | None) -> None:
     rows = [(info.key, info.size, *marks[info.key]) for info in garbage]
-    columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
-    types = (pa.string(), pa.int64(), pa.string(), pa.int64())
+    columns = list(zip(*rows, strict=True)) or [(), (), (), (), ()]
+    types = (pa.string(), pa.int64(), pa.string(), pa.int64(), pa.int64())
     arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
-    stores.put(store, MARKS, parquet_bytes(pa.table(arrays, names=["key", "size", "etag", "marked_ns"])))
+    names = ["key", "size", "etag", "modified_ns", "marked_ns"]
+    with suppress(Conflict, NotFound):  # another run wrote its own meanwhile: they stand, ours may be older
+        stores.compare_and_swap(store, MARKS, parquet_bytes(pa.table(arrays, names=names)), etag)
 
 
 def collect(
@@ -150,21 +162,20 @@ def collect(
         for info in stores.list_objects(store, prefix)
         if info.key not in needed and re.fullmatch(form, info.key)
     ]
-    old = _read_marks(store)
-    # an object that was written again meanwhile begins its grace anew
-    marks = {
-        info.key: old[info.key]
-        if old.get(info.key, ("", 0))[0] == (info.etag or "")
-        else (info.etag or "", now)
-        for info in garbage
-    }
+    old, marks_etag = _read_marks(store)
+    # an object that was written again meanwhile begins its grace anew: its bytes, and so its etag, may be the same
+    marks: dict[str, Mark] = {}
+    for info in garbage:
+        known = old.get(info.key)
+        is_same = known is not None and known[:2] == (info.etag or "", info.modified_ns)
+        marks[info.key] = known if known is not None and is_same else (info.etag or "", info.modified_ns, now)
     due = _due(store, garbage, marks, limit)
     held: tuple[str, ...] = ()
     if not dry_run:
         if due:
-            due, held = _delete(store, due, kept, also, scratch)
+            due, held = _delete(store, due, also, scratch)
         gone = {info.key for info in due}
-        _write_marks(store, [info for info in garbage if info.key not in gone], marks)
+        _write_marks(store, [info for info in garbage if info.key not in gone], marks, marks_etag)
     gone = {info.key for info in due}
     waiting = [info for info in garbage if info.key not in gone]
     return Collected(
@@ -179,32 +190,43 @@ def collect(
     )
 
 
-def _due(store: Store, garbage: list[Info], marks: dict[str, tuple[str, int]], limit: int) -> list[Info]:
+def _due(store: Store, garbage: list[Info], marks: dict[str, Mark], limit: int) -> list[Info]:
     """Garbage whose grace is over; what a version says to be there goes only with, or after, its word that it is."""
     young = [
         info.key.removeprefix("available/").removesuffix(".json")
         for info in garbage
-        if info.key.startswith("available/") and marks[info.key][1] > limit
+        if info.key.startswith("available/") and marks[info.key][2] > limit
     ]
     spoken_for = needed_keys(store, young)
-    return [info for info in garbage if marks[info.key][1] <= limit and info.key not in spoken_for]
+    return [info for info in garbage if marks[info.key][2] <= limit and info.key not in spoken_for]
 
 
 def _delete(
-    store: Store, due: list[Info], kept: list[trash.Trashed], also: list[str], scratch: Path
+    store: Store, due: list[Info], also: list[str], scratch: Path
 ) -> tuple[list[Info], tuple[str, ...]]:
-    """Delete what is still unneeded while nobody writes; (what was deleted, who writes)."""
-    with leases.deleting(store) as writers:
-        if writers:
-            return [], tuple(writers)
-        # again: a tag or a drive may have come while we counted
-        needed = _live(store, kept, also) | catalog_packs(store, scratch)
-        due = [info for info in due if info.key not in needed]
+    """Delete what is still unneeded while nobody writes; (what was deleted, who writes or waits to)."""
+    with leases.deleting(store) as lease:
+        if lease.writers:
+            return [], tuple(lease.writers)
+        # again: a tag, a drive or a version may have come while we counted
+        needed = _live(store, None, also) | catalog_packs(store, scratch)
+        due = _still_there(store, [info for info in due if info.key not in needed])
+        going = {info.key for info in due}
+        others = [v for v in versions_in(store) if available_key(v) not in going | needed]
+        spoken_for = needed_keys(store, others)
+        due = [info for info in due if info.key not in spoken_for]
         # what makes a version readable goes first: a run that is killed leaves none that seems whole
-        order, gone, started = ("available/", "manifests/roots/"), list[Info](), time.monotonic()
+        order, gone, started = ("available/", "manifests/roots/"), list[Info](), leases.boot_s()
         for info in sorted(due, key=lambda info: (not info.key.startswith(order), info.key)):
-            if time.monotonic() - started > leases.DELETE_S / 2:
-                break  # the rest next time: our own lease ends too
-            stores.delete(store, info.key)
-            gone.append(info)
+            waiting = lease.waiting()
+            if waiting or leases.boot_s() - started > STOP_S:
+                return gone, tuple(waiting)  # the rest next time
+            if lease.delete(info.key, info):
+                gone.append(info)
     return gone, ()
+
+
+def _still_there(store: Store, due: list[Info]) -> list[Info]:
+    """Without the words that a version is there which were written again since they were listed."""
+    now = {info.key: info for info in stores.list_objects(store, "available/")}
+    return [info for info in due if not info.key.startswith("available/") or now.get(info.key) == info]

@@ -15,17 +15,19 @@ import pyarrow.compute as pc
 
 from lake import catalog, leases, ledger, manifests, refs, stores
 from lake.assemblies import OpenNamed
+from lake.availability import confirm, let_appear
 from lake.before import version_before
 from lake.building import BuiltPart, checked_parts, put_parts
 from lake.errors import Refused
 from lake.holdings import tally, write_holdings
 from lake.imports import FILE_SCHEMA, ITEMS, Progress, folder_items, no_store, pack_items, prefix_items
+from lake.leases import Writing
 from lake.manifests import FRAME_COLUMNS, KEY_COLUMNS, TAG_TYPES, PartRef
 from lake.names import check_dataset
 from lake.packuse import PackCheck
 from lake.snapshots import Files, keep_snapshot, read_snapshot
 from lake.stores import Store
-from lake.versions import Available, is_available, read_available, write_available
+from lake.versions import Available, is_available, read_available
 
 WHAT = "the rows to publish"
 
@@ -107,12 +109,13 @@ def publish_rows(
     bytes that are not there.
     """
     check_dataset(dataset)
-    with leases.writing(store, f"the publish of {dataset}"):
-        return _publish(store, dataset, batches, schema, origin, tag, identity, keep)
+    with leases.writing(store, f"the publish of {dataset}") as lease:
+        return _publish(store, lease, dataset, batches, schema, origin, tag, identity, keep)
 
 
 def _publish(
     store: Store,
+    lease: Writing,
     dataset: str,
     batches: Iterable[pa.Table],
     schema: Any,
@@ -136,14 +139,20 @@ def _publish(
     write_holdings(store, version, drives)
     locations = tuple(item.locations for item in built)
     made = Available(version, files, size, locations, packs.uses(), packs.assembled())
-    # packed is better than in place: whoever reads packs only can then have it
-    if not is_available(store, version) or (not made.assembled and read_available(store, version).assembled):
-        write_available(store, made)
     before = refs.read_ref(store, dataset, refs.LATEST)
     is_new = before is None or before.version != version
+    there = read_available(store, version) if is_available(store, version) else None
+    # packed is better than in place: whoever reads packs only can then have it
+    if there is not None and (made.assembled or not there.assembled):
+        made = there
+    if is_new or made is not there:
+        # written again where it was: so that a collector that found it needless begins its grace anew
+        let_appear(store, lease, made, before=there)
     if is_new and keep is not None:
         keep()
     numbered = point_refs(store, dataset, version, origin, tag)
+    if not confirm(store, lease, made) and is_new and keep is not None:
+        keep()
     written = sum(item.is_new for item in built)
     return Published(dataset, numbered, version, files, size, written, len(built) - written, is_new)
 

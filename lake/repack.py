@@ -18,13 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake import leases, stores
+from lake.availability import let_appear
 from lake.canonical import blake3_hex
 from lake.errors import Corrupt
+from lake.leases import Writing
 from lake.manifests import put_locations
 from lake.packs import ALIGN, PACK_TARGET, PackWriter, pack_key, put_pack
 from lake.packuse import PackCheck
 from lake.stores import Store
-from lake.versions import Available, PackUse, read_available, rows, write_available
+from lake.versions import Available, PackUse, read_available, rows
 
 SHARE = 0.5
 FETCH_BYTES = 64 << 20
@@ -68,20 +70,26 @@ def repack(
 
     progress(bytes done, bytes in all). Raises NotFound, Corrupt when a file's bytes are not those of its content id.
     """
-    with leases.writing(store, f"the repack of {version[:12]}"):
+    with leases.writing(store, f"the repack of {version[:12]}") as lease:
         before = read_available(store, version)
-        return _repack(store, before, sparse_packs(before, share), scratch, progress)
+        return _repack(store, lease, before, sparse_packs(before, share), scratch, progress)
 
 
 def repack_without(store: Store, version: str, packs: Collection[str], scratch: Path) -> Repacked:
     """The same for exactly these packs, however much of them is used: so that they can be deleted."""
-    with leases.writing(store, f"the repack of {version[:12]}"):
+    with leases.writing(store, f"the repack of {version[:12]}") as lease:
         before = read_available(store, version)
-        return _repack(store, before, tuple(use for use in before.packs if use.id in packs), scratch, None)
+        sparse = tuple(use for use in before.packs if use.id in packs)
+        return _repack(store, lease, before, sparse, scratch, None)
 
 
 def _repack(
-    store: Store, before: Available, sparse: Sequence[PackUse], scratch: Path, progress: Progress | None
+    store: Store,
+    lease: Writing,
+    before: Available,
+    sparse: Sequence[PackUse],
+    scratch: Path,
+    progress: Progress | None,
 ) -> Repacked:
     version = before.version
     if not sparse:
@@ -97,7 +105,7 @@ def _repack(
     finally:
         writing.close()
     after = Available(version, before.files, before.bytes, tuple(locations), check.uses(), check.assembled())
-    write_available(store, after)
+    let_appear(store, lease, after, before)
     kept = {use.id for use in after.packs}
     left = [use for use in before.packs if use.id not in kept]
     size = sum(use.size for use in left)

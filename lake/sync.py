@@ -18,13 +18,16 @@ from blake3 import blake3
 
 from lake import leases, manifests, refs, stores
 from lake.assemblies import refuse_assembled
+from lake.availability import Vanished, confirm, let_appear
 from lake.errors import Conflict, Corrupt, LakeError, NotFound
+from lake.leases import Writing
 from lake.packs import pack_key
 from lake.stores import Store
-from lake.versions import Available, PackUse, is_available, read_available, read_whole, write_available
+from lake.versions import Available, PackUse, is_available, read_available, read_whole
 
 CHUNK = 8 << 20
 PARALLEL = 4
+TRIES = 3
 Progress = Callable[[int, int], None]
 Pace = Callable[[int], None]
 
@@ -174,13 +177,19 @@ def sync(
     progress(done bytes, total bytes). pace(bytes): called before so many are asked for; it may wait.
     Raises NotFound, StoreDown; Conflict when another process syncs through the same scratch.
     """
-    with leases.writing(target, f"the sync of {dataset}@{ref}"):
-        return _sync(source, target, dataset, ref, scratch, progress, pace)
+    with leases.writing(target, f"the sync of {dataset}@{ref}") as lease:
+        for _ in range(TRIES - 1):
+            try:
+                return _sync(source, target, lease, dataset, ref, scratch, progress, pace)
+            except Vanished:
+                continue  # what was deleted while the lease was lost is copied as well
+        return _sync(source, target, lease, dataset, ref, scratch, progress, pace)
 
 
 def _sync(
     source: Store,
     target: Store,
+    lease: Writing,
     dataset: str,
     ref: str,
     scratch: Path,
@@ -208,14 +217,15 @@ def _sync(
     if dead:
         stores.put(target, dead_key, json.dumps(dead, indent=1).encode())
         return report
-    _appear(source, target, work)
+    _appear(source, target, lease, work)
     if stores.exists(target, dead_key):
         stores.delete(target, dead_key)
     _carry_refs(source, target, found)
+    confirm(target, lease, read_available(target, found.version))
     return report
 
 
-def _appear(source: Store, target: Store, work: SyncPlan) -> None:
+def _appear(source: Store, target: Store, lease: Writing, work: SyncPlan) -> None:
     """Metadata after the bytes: parts, locations, root, and the word that all of it is there."""
     if is_available(target, work.version):
         return
@@ -226,7 +236,7 @@ def _appear(source: Store, target: Store, work: SyncPlan) -> None:
     root_key = manifests.root_key(work.version)
     manifests.read_root(source, work.version)
     stores.put_if_absent(target, root_key, stores.get(source, root_key))
-    write_available(target, there)
+    let_appear(target, lease, there)
 
 
 def _carry_refs(source: Store, target: Store, found: refs.Ref) -> None:

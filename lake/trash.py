@@ -12,7 +12,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 
-from lake import refs, stores
+from lake import leases, refs, stores
 from lake.canonical import read_json
 from lake.errors import Conflict, Corrupt, NotFound, Refused
 from lake.names import check_dataset, check_tag
@@ -79,7 +79,17 @@ def undelete(store: Store, dataset: str, tag: str) -> Ref:
             f"of {dataset} there is: {others}",
             "see `outlap undelete --list`",
         )
-    ref = mine[-1].ref
+    with leases.writing(store, f"the undeletion of {dataset}@{tag}") as lease:
+        return _undelete(store, lease, mine[-1])
+
+
+def _undelete(store: Store, lease: leases.Writing, item: Trashed) -> Ref:
+    """The tag first and the entry last: its version is needed at every moment."""
+    ref, (dataset, tag) = item.ref, (item.ref.dataset, item.ref.tag)
+    if not stores.exists(store, item.key):
+        raise NotFound(
+            f"{dataset}@{tag} in the trash", "its grace ended just now", "publish or sync it again"
+        )
     if not refs.write_ref(store, ref):
         known = refs.read_ref(store, dataset, tag)
         if known is not None and known.version != ref.version:
@@ -88,7 +98,12 @@ def undelete(store: Store, dataset: str, tag: str) -> Ref:
                 f"the tag names {known.version[:12]} now, the trash {ref.version[:12]}",
                 f"move it with `outlap rollback {dataset}@{tag} --to {ref.version[:12]}`",
             )
-    stores.delete(store, mine[-1].key)
+    if lease.was_broken():
+        why = "its lease was lost (the process was stopped, or did not reach the store)"
+        raise Conflict(
+            f"undelete {dataset}@{tag}", why, f"`outlap verify {dataset}@{tag}`, then run it again"
+        )
+    stores.delete(store, item.key)
     return ref
 
 

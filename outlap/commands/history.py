@@ -68,7 +68,7 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Let a tag name again what it named at a time (--at), or another version (--to). The history keeps both moves."""
-    from lake import refs
+    from lake import leases, refs
     from lake.config import load_config
     from lake.stores import lake_store
     from lake.versions import read_available
@@ -83,8 +83,12 @@ def rollback(
         )
     now = refs.resolve(store, dataset, tag)
     old = refs.resolve(store, dataset, to) if to else refs.was_at(store, dataset, tag, moment_ns(at or ""))
-    read_available(store, old.version)  # raises NotFound when it has been collected
-    refs.move_ref(store, refs.Ref(dataset, now.tag, old.version, old.at_ns, old.origin))
+    with leases.writing(store, f"the roll back of {dataset}@{now.tag}") as lease:
+        read_available(store, old.version)  # raises NotFound when it has been collected
+        refs.move_ref(store, refs.Ref(dataset, now.tag, old.version, old.at_ns, old.origin))
+        while lease.was_broken():  # it may have been collected after it was found
+            lease.take_again()
+            read_available(store, old.version)
     if as_json:
         show.json_line({"dataset": dataset, "tag": now.tag, "was": now.version, "version": old.version})
     else:

@@ -161,43 +161,29 @@ def test_nothing_is_deleted_while_somebody_writes(make_folder_store, tmp_path, m
     assert readable(store, made.version)
     # a writer that comes while a collector deletes waits, then goes on
     monkeypatch.setattr(leases, "WAIT_S", 0.1)
-    with leases.deleting(store) as writers:
-        assert writers == []
+    with leases.deleting(store) as lease:
+        assert lease.writers == []
         with pytest.raises(Conflict, match="deleting"):
             publish_files(store, tmp_path, "b", {"x": b"1"})
         with pytest.raises(Conflict, match="another"), leases.deleting(store):
             pass
     assert [key for key in keys(store) if key.startswith("leases/")] == []
-    # one lease of a collector that was killed is taken over; one that was taken over is not taken back
-    monkeypatch.setattr(leases, "DELETE_S", -1)
-    with leases.deleting(store):
-        monkeypatch.setattr(leases, "DELETE_S", 3600)
-        with leases.deleting(store):
-            pass
-        assert not stores.exists(store, leases.DELETING)
-        stores.put(store, leases.DELETING, leases._text("garbage collection", 60))
-    assert stores.exists(store, leases.DELETING)
-    stores.delete(store, leases.DELETING)
-    # one that was killed ends by itself
-    monkeypatch.setattr(leases, "WRITE_S", -1)
-    with leases.writing(store, "killed"):
-        assert garbage.collect(store, tmp_path, dry_run=False, now_ns=later(20)).deleted
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lake import garbage, stores, trash
+from lake import garbage, leases, stores, trash
 from lake.config import StoreConfig
 store = stores.open_store(StoreConfig(name="lake", idc="i", url=sys.argv[1]))
-real, left = stores.delete, int(sys.argv[3])
-def delete(store, key):
+real, left = leases.delete_fenced, int(sys.argv[3])
+def delete(store, key, *rest):
     global left
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     left -= not key.startswith("leases/")
-    real(store, key)
-stores.delete = delete
+    return real(store, key, *rest)
+leases.delete_fenced = delete
 garbage.collect(store, Path(sys.argv[2]), dry_run=False, grace_days=0)
 """
 
