@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import structlog
 import uvicorn
 
+from cacheengine import descriptors
 from cacheengine.agent import heartbeat, membership, mounts, reconcile, residency, room, scrub, upkeep
 from cacheengine.agent.api import make_app
 from cacheengine.agent.state import Node, load_state
@@ -174,6 +175,7 @@ def serve_peers(node: Node, has_tokens: bool) -> PeerServer | None:
 
 def run() -> None:
     """Until SIGTERM or SIGINT. Views and fetchfs stay."""
+    descriptors.raise_limit()
     config = load_config()
     settings = load_node(config)
     tokens = client_tokens(settings)

@@ -8,6 +8,7 @@ import sys
 import structlog
 import uvicorn
 
+from cacheengine import descriptors
 from cacheengine.control.app import create_app
 from cacheengine.control.limits import limited
 from cacheengine.control.settings import load_settings
@@ -23,6 +24,7 @@ def main() -> int:
     """Serve until told to stop. 2: the settings, the database or the token file cannot be used."""
     log_as_json()
     os.umask(0o077)  # the database holds the group's secret
+    descriptors.raise_limit()  # a connection of each node waits for what it should hold
     try:
         settings = load_settings()
         config = load_config()

@@ -17,6 +17,7 @@ from typing import Protocol, cast
 
 import pyfuse3
 
+from cacheengine import descriptors
 from cacheengine.errors import FetchFailed
 from cacheengine.ondemand.readthrough import open_readthrough
 from cacheengine.views import fuseserve
@@ -152,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
 
     def run() -> None:
+        descriptors.raise_limit()
         source = open_readthrough(chosen.node_config, chosen.name)
         try:
             serve(source, chosen.mountpoint, chosen.counters, chosen.ready_fd)

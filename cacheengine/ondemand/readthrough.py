@@ -29,7 +29,9 @@ from cacheengine.fetching import fetch, giveway
 from cacheengine.node import node_store, other_stores, read_node_file, store_opener
 from cacheengine.ondemand import readahead
 from cacheengine.ondemand.memberlists import all_members, named_members, touches, touching
-from cacheengine.packs import disks, memberwrites, packcache, reserving
+from cacheengine.ondemand.reader_room import ReaderRoom
+from cacheengine.ondemand.reading_holds import ReadingHolds
+from cacheengine.packs import disks, memberwrites, packcache
 from cacheengine.packs import have as haves
 from cacheengine.packs.have import Mask
 from cacheengine.packs.memberwrites import PackFile
@@ -46,8 +48,6 @@ from lake.stores import Store
 
 FLUSH_EVERY_S = 2.0
 FLUSH_BYTES = 64 << 20
-ROOM_WAIT_S = 15.0
-ROOM_BESIDES = 64 << 10  # a new pack has a folder and a record
 READ_WAIT_S = 30.0
 AT_ONCE = 32  # fetches of a node's readers, of at most a request (or a long member, in pieces) in memory each
 LEAST_AT_ONCE = 4  # of one of its processes
@@ -55,16 +55,16 @@ AHEAD_SHARE = 16  # one in so many, or one, may be for read-ahead
 AHEAD_STEP = 2 << 20
 _TAKEN = "its bytes were taken away as fast as they came"
 _NOWHERE: haves.Ints = np.empty((0, 2), np.int64)
-_FIX = "free a version (`outlap free`), or give the node's cache_dirs a larger quota"
 
 log = structlog.get_logger()
 
 
 class _Writing:
-    """A descriptor to write a pack with, closed with its last user."""
+    """A descriptor to write a pack with, closed with its last user. epoch: of the record since then."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, record: str) -> None:
         self.fd = fd
+        self.epoch = haves.read_epoch(record)  # only now: while the file is open nothing is taken from it
         weakref.finalize(self, os.close, fd)
 
 
@@ -125,6 +125,7 @@ class ReadThrough:
         self._ahead_slots = threading.Semaphore(max(1, at_once // AHEAD_SHARE))
         self.missed_bytes = 0
         self._end, self._flush_now = threading.Event(), threading.Event()
+        self._room, self._reading = ReaderRoom(cache, counts, wait_s), ReadingHolds(self._hold_ended)
         self._flusher = threading.Thread(target=self._flush_loop, name="readthrough-marks", daemon=True)
         self._flusher.start()
 
@@ -157,7 +158,7 @@ class ReadThrough:
                     self._slots,
                     end,
                     partial(intime.too_slow, pack_id, self._wait_s),
-                    partial(self._fetch_claimed, pack, mine, ROOM_WAIT_S),
+                    partial(self._fetch_claimed, pack, mine, end),
                     partial(self._let_go, pack, mine),
                 )
             for event in waits:
@@ -174,9 +175,9 @@ class ReadThrough:
             pack.busy.update(dict.fromkeys(mine, threading.Event()))
         return np.array(mine, np.int64), waits
 
-    def _fetch_claimed(self, pack: _Pack, rows: haves.Ints, room_wait_s: float) -> None:
+    def _fetch_claimed(self, pack: _Pack, rows: haves.Ints, end: float) -> None:
         try:
-            self._fetch(pack, rows, room_wait_s)
+            self._fetch(pack, rows, end)
         finally:
             self._let_go(pack, rows)
 
@@ -206,6 +207,7 @@ class ReadThrough:
             if good:
                 self._follow(pack, offset, length)
             if good and _holds(pack):
+                self._reading.note_read(pack_id, offset, length)
                 return data
         raise FetchFailed(f"the pack {pack_id[:12]}", _TAKEN, "make room")
 
@@ -233,6 +235,7 @@ class ReadThrough:
             return False  # a file system that cannot say
         if got != len(into) or not _holds(pack):
             return False
+        self._reading.note_read(pack_id, offset, got)
         self._follow(pack, offset, got)
         return True
 
@@ -257,7 +260,7 @@ class ReadThrough:
                 ):  # in steps: who comes to the first waits for it alone
                     mine, _ = self._claim(pack, touching(pack.want, at, min(AHEAD_STEP, end - at)))
                     if len(mine):
-                        self._fetch_claimed(pack, mine, 0.0)
+                        self._fetch_claimed(pack, mine, time.monotonic())
                         metrics.ahead_bytes.inc(int(pack.want.length[mine].sum()))
             except (Explained, OSError) as error:
                 if not isinstance(error, NoSpace):  # whoever asks for it gets the error
@@ -273,6 +276,7 @@ class ReadThrough:
         self._end.set()
         self._flush_now.set()
         self._flusher.join()
+        self._reading.close()
         self.flush()
         with self._lock:
             self._packs.clear()
@@ -292,13 +296,20 @@ class ReadThrough:
             }
             haves.write_durably(self._counts, json.dumps(value).encode())
 
+    def _hold_ended(self) -> None:
+        """Marks keep their packs open: where someone waits for room they are made now."""
+        if self._room.is_waited_for():
+            self._flush_now.set()
+
     def _flush_loop(self) -> None:
-        written = -1
+        written, probed = -1, 0.0
         while not self._end.is_set():
             self._flush_now.wait(FLUSH_EVERY_S)
             self._flush_now.clear()
-            for directory in self._cache.dirs:
-                disks.probe(directory.path)
+            if time.monotonic() >= probed + FLUSH_EVERY_S:
+                for directory in self._cache.dirs:
+                    disks.probe(directory.path)
+                probed = time.monotonic()
             if self.missed_bytes == written:
                 continue
             written = self.missed_bytes
@@ -317,7 +328,7 @@ class ReadThrough:
         if writing is None:
             return
         want = pack.want
-        new = haves.make(want.offset[rows], want.length[rows], want.head[rows], pack.epoch)
+        new = haves.make(want.offset[rows], want.length[rows], want.head[rows], writing.epoch)
         try:
             packcache.mark(pack.directory, want.pack, want.size, writing.fd, new)
         except Busy:
@@ -328,13 +339,14 @@ class ReadThrough:
                 pack.writing = writing
             raise
 
-    def _fetch(self, pack: _Pack, rows: haves.Ints, room_wait_s: float) -> None:
+    def _fetch(self, pack: _Pack, rows: haves.Ints, end: float) -> None:
+        """Make these members resident. end: until when to wait for room (time.monotonic)."""
         want = pack.want.take(rows)
         need = Need(want.pack, want.size, want.offset, want.length)
-        self._reserve(need, room_wait_s)
+        pack = _moved(pack, self._room.take(need, end))
         writing = self._write_to(pack)
         if writing is None:
-            return  # it is another file by now: the next look loads it anew
+            return  # it went: the next look loads it anew
         bad: list[fetch.Bad] = []
         sources = self._sources
         if self._near is not None:
@@ -357,36 +369,27 @@ class ReadThrough:
             pack.writing = writing
             if pack.pending_bytes >= FLUSH_BYTES:
                 self._flush_now.set()
+        if self._counts is not None:  # else there is no agent that makes room
+            self._reading.hold(want.pack, writing, pack.want.offset + pack.want.length, rows[~failed])
+        if self._packs.get(want.pack) is not pack or not _holds(pack):
+            # room was made in it while this waited for room
+            self._mark(pack)
+            self._forget(want.pack)
         if bad:
             raise FetchFailed(
                 f"byte {bad[0].offset} of the pack {want.pack[:12]}", bad[0].cause, "sync the version again"
             )
 
     def _write_to(self, pack: _Pack) -> _Writing | None:
-        """To write the pack's file with; None when it is another file by now."""
+        """To write the pack's file with, which may be another one than it was before room was made; None when it is not there."""
         with self._lock:
             if pack.writing is not None:
                 return pack.writing
         try:
-            writing = _Writing(os.open(pack.path, os.O_RDWR | os.O_CLOEXEC))
+            writing = _Writing(os.open(pack.path, os.O_RDWR | os.O_CLOEXEC), pack.record)
         except FileNotFoundError:
             return None
-        return writing if os.path.samestat(os.fstat(writing.fd), pack.status) else None
-
-    def _reserve(self, need: Need, wait_s: float) -> CacheDir:
-        """Take the space; where it is. Room is made by the agent alone, which knows what is desired and mounted: it is waited for."""
-        end = time.monotonic() + wait_s
-        while True:
-            try:
-                what = f"read of {need.pack[:12]}"
-                return reserving.reserve(self._cache, [need], what, lambda _: False, lambda: _FIX)[need.pack]
-            except NoSpace:
-                if time.monotonic() > end:
-                    raise
-                if self._counts is not None:
-                    short = reserving.blocks_of(need) + ROOM_BESIDES
-                    self._counts.with_suffix(".room").write_text(str(short))
-                time.sleep(0.1)
+        return writing if os.fstat(writing.fd).st_size == pack.want.size else None
 
     def _pack(self, pack_id: str, end: float | None = None, wanted_bytes: tuple[int, int] = (0, 0)) -> _Pack:
         """The pack as it is on disk now: loaded anew when bytes were taken from it, when a version was added, or when it is not known
@@ -424,6 +427,9 @@ class ReadThrough:
     def _load_into(self, pack_id: str, listed: bool) -> None:
         fresh = self._load(pack_id, listed)
         with self._lock:
+            known = self._packs.get(pack_id)
+            if known is not None and np.array_equal(known.want.offset, fresh.want.offset):
+                fresh.busy = known.busy  # what is being fetched is not fetched again
             self._packs[pack_id] = fresh
 
     def _load(self, pack_id: str, listed: bool) -> _Pack:
@@ -431,7 +437,7 @@ class ReadThrough:
         need = Need(pack_id, want.size, np.empty(0, np.int64), np.empty(0, np.int64))
         home = packcache.find_pack(self._cache, pack_id)
         if home is None:
-            home = self._reserve(need, ROOM_WAIT_S)
+            home = self._room.take(need, time.monotonic() + self._wait_s)
         fd = packcache.open_pack(home, pack_id, want.size)
         try:
             with packcache.locked(home, pack_id, shared=True):
@@ -499,6 +505,22 @@ class ReadThrough:
                 continue  # freed meanwhile
         named = None if listed else named_members(self._members, believed)
         return named or (all_members(self._store, self._members, pack_id, believed), _NOWHERE)
+
+
+def _moved(pack: _Pack, home: CacheDir) -> _Pack:
+    """The pack, or what it is in another directory, where its space was taken because its file went from the first one."""
+    if home == pack.directory:
+        return pack
+    return replace(
+        pack,
+        directory=home,
+        path=str(packcache.pack_path(home, pack.want.pack)),
+        record=str(packcache.have_path(home, pack.want.pack)),
+        there=pack.there.copy(),
+        pending=np.zeros_like(pack.pending),
+        pending_bytes=0,
+        writing=None,
+    )
 
 
 def _is_there(pack: _Pack, offset: int, length: int) -> bool:

@@ -351,10 +351,20 @@ def used(directory: CacheDir) -> int:
 def disk_left(directory: CacheDir) -> tuple[int, bool]:
     """(bytes that may still be taken from the disk, whether it has inodes): a share of every disk is left alone."""
     status = os.statvfs(directory.path)
-    kept = min(256 << 20, status.f_blocks * status.f_frsize // 50)
-    return max(
-        0, status.f_bavail * status.f_frsize - kept
-    ), not status.f_files or status.f_favail > INODES_KEPT
+    return (
+        max(0, status.f_bavail * status.f_frsize - _left_alone(status)),
+        not status.f_files or status.f_favail > INODES_KEPT,
+    )
+
+
+def disk_size(directory: CacheDir) -> int:
+    """Bytes of the whole disk that may be taken when nothing is on it."""
+    status = os.statvfs(directory.path)
+    return status.f_blocks * status.f_frsize - _left_alone(status)
+
+
+def _left_alone(status: os.statvfs_result) -> int:
+    return min(256 << 20, status.f_blocks * status.f_frsize // 50)
 
 
 def room(directory: CacheDir, taken: int | None = None) -> int:

@@ -23,6 +23,7 @@ from cacheengine.packs.packcache import (
     Cache,
     CacheDir,
     allocate,
+    disk_size,
     drop_unfilled,
     find_pack,
     open_pack,
@@ -86,6 +87,17 @@ def reserve(
             raise NoSpace(what, f"the disk said: {error.strerror}", advice()) from error
         _remember(cache, fd, at, usage)
     return placed
+
+
+def capacity(cache: Cache) -> int | None:
+    """Bytes that the largest directory takes when all else is gone from it; None when no directory is up."""
+    sizes = []
+    for directory in _up(cache):
+        try:
+            sizes.append(min(directory.quota, disk_size(directory)))
+        except OSError as error:
+            disks.note(directory.path, error)
+    return max(sizes, default=None)
 
 
 def _up(cache: Cache) -> list[CacheDir]:

@@ -23,12 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyfuse3
 
+from cacheengine import descriptors
 from cacheengine.errors import FetchFailed
 from cacheengine.views import fuseserve
 from cacheengine.views.fuseserve import Work
 from cacheengine.views.image import Attributes, split_paths
 from cacheengine.wanted import read_rows
-from lake.errors import Corrupt
+from lake.errors import Corrupt, Refused
 
 Ints = npt.NDArray[np.int64]
 EXPECTED = 1 << 20  # what the kernel will read ahead (fuseserve.READ_AHEAD_KB)
@@ -172,15 +173,30 @@ def read_into(descriptor: int, offset: int, into: memoryview) -> int:
 
 
 class Devices:
-    """Packs as they are read: local ones open, those in fetchfs by path."""
+    """Packs as they are read: local ones open, those in fetchfs by path.
+
+    A local one stays open as long as the view is mounted: that keeps others from taking bytes out of it. Raises Refused when the
+    process may not open so many files.
+    """
 
     def __init__(self, paths: Sequence[Path], fetchfs: Path | None) -> None:
         self._paths = paths
         local = [fetchfs is None or not path.is_relative_to(fetchfs) for path in paths]
-        self._open = [
-            os.open(path, os.O_RDONLY | os.O_CLOEXEC) if is_local else -1
-            for path, is_local in zip(paths, local, strict=True)
-        ]
+        self._open: list[int] = []
+        try:
+            for path, is_local in zip(paths, local, strict=True):
+                self._open.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC) if is_local else -1)
+        except OSError as error:
+            for descriptor in self._open:
+                if descriptor >= 0:
+                    os.close(descriptor)
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise Refused(
+                "the view",
+                f"it has {sum(local)} packs on this node, and a process may not open so many files",
+                "raise the limit of open files of the agent (ulimit -Hn, LimitNOFILE)",
+            ) from error
 
     def check(self, tree: Tree) -> None:
         """Raises Corrupt for a local pack that ends before the rows do."""
@@ -338,6 +354,7 @@ def serve(
 
     Raises Refused, Corrupt, MountFailed, OSError.
     """
+    descriptors.raise_limit()
     work = Work(counters, ready)
     tree = read_tree(rows, [pack for pack, _ in devices])
     opened = Devices([path for _, path in devices], fetchfs)
