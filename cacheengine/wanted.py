@@ -245,6 +245,65 @@ def save_want(
     return want
 
 
+def saved_of_version(views: Path, version: str) -> Iterator[Want]:
+    """What is saved of a version on this node: all of it first, then file lists of it."""
+    index = index_path(views, version)
+    for path in (index, *sorted(views.glob(f"{version}-*{INDEX_SUFFIX}"))):
+        try:
+            want = read_index(path)
+        except (FileNotFoundError, Corrupt):
+            continue
+        if want.version == version and all(map(_is_whole, want.segments)):
+            yield want
+
+
+def narrow_want(want: Want, list_id: str, paths: Collection[str]) -> Want | None:
+    """Rows of a file list, taken from rows that are saved here, and saved: neither store nor control is asked.
+
+    Args:
+        want: The whole version, or another list of it.
+        list_id: Of the new list.
+        paths: What it names.
+
+    Returns:
+        None when `want` lacks one of the paths, or its files went meanwhile.
+    """
+    chosen = pa.array(sorted(set(paths)), pa.string())
+    try:
+        tables = []
+        for place, part in enumerate(want.packs):
+            table = _pack_rows(want, place, ["path", "offset", "size", "content_id"])
+            table = table.filter(pc.is_in(table["path"], chosen))
+            if table.num_rows:
+                pack = pa.array([part.id] * table.num_rows, pa.string())
+                tables.append(table.append_column("pack", pack))
+    except (FileNotFoundError, Corrupt):
+        return None
+    table = pa.concat_tables(tables).sort_by("path") if tables else None
+    if table is None or table.num_rows != len(chosen):
+        return None
+    index = want.index.with_name(index_path(want.index.parent, want.version, list_id).name)
+    name = segments.name_of([(want.version, "")], list_id)
+    segment = segments.write_segment(_beside(index, ".rows"), name, iter([("", "", table)]), table.num_rows)
+    by_path, by_pack, _ = segment.files
+    sizes = {part.id: part.size for part in want.packs}
+    (rows,) = segment.parts
+    made = replace(
+        want,
+        list_id=list_id,
+        files=table.num_rows,
+        bytes=sum(pack.bytes for pack in segment.packs),
+        packs=tuple(PackPart(p.pack, sizes[p.pack], p.files, p.bytes) for p in segment.packs),
+        index=index,
+        segments=(SegmentUse(by_path, by_pack, (by_path.stat().st_size, by_pack.stat().st_size), ()),),
+        parts=((0, rows.first, rows.groups),),
+        at=tuple(((0, group),) for group in range(len(segment.packs))),
+        has_times=True,
+    )
+    _save_index(made)
+    return made
+
+
 def _refuse_unknown(want: Want, chosen: pa.Array) -> None:
     """Raises NotFound, naming paths of a file list that the version does not have."""
     there = [table["path"].combine_chunks() for table in _rows(want, ["path"])]

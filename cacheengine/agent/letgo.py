@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import structlog
 
 from cacheengine import crashpoints, metrics
 from cacheengine import wanted as wants
-from cacheengine.agent import ages, shares
+from cacheengine.agent import ages, rows, shares
 from cacheengine.agent.state import (
     EVICTED,
     Node,
@@ -27,7 +28,7 @@ from cacheengine.packs import have as haves
 from cacheengine.packs.eviction import Key
 from cacheengine.packs.have import Have
 from cacheengine.wanted import Want
-from cacheengine.wire import Failure
+from cacheengine.wire import Failure, Group
 
 STILL_READ = (
     "{size} bytes in {packs} packs are still read, perhaps in a container that has the view mounted: "
@@ -39,25 +40,57 @@ STILL_READ_NS = 2 * 10**9
 log = structlog.get_logger()
 
 
-def keeps(node: Node, without: Key | None = None) -> Callable[[str], Have]:
-    """pack → members that desired versions (but `without`, and those that were evicted or cancelled) want of it."""
-    with node.lock:
-        gone = {without, *(key for key, status in node.statuses.items() if status.given_up)}
-        desired, groups = dict(node.desired), node.groups
-    known = {key: want for key, want in saved_wants(node).items() if key not in gone and key in desired}
-    places = {}
-    for key, want in known.items():
-        packs = [part.id for part in want.packs]
-        mask = shares.kept(groups, node.config.name, desired[key], packs)
-        places[key] = {packs[place]: place for place in np.flatnonzero(mask).tolist()}
+@dataclass(frozen=True)
+class Kept:
+    """What desired versions want, as of one desired residency and one group. places: of the packs that are kept of each."""
 
-    def keep(pack: str) -> Have:
+    stamp: tuple[int, tuple[Group, ...]]
+    wants: dict[Key, Want]
+    places: dict[Key, dict[str, int]]
+
+    def members(self, pack: str) -> Have:
+        """Members of a pack that are wanted."""
         kept = haves.NOTHING
-        for key, want in known.items():
-            place = places[key].get(pack)
+        for key, want in self.wants.items():
+            place = self.places[key].get(pack)
             if place is not None:
                 kept = haves.union(kept, wants.read_pack(want, place).keys())
         return kept
+
+
+def kept_now(node: Node) -> Kept:
+    """What desired versions want, but those that were evicted or cancelled.
+
+    Raises:
+        RowsUnknown: the rows of one of them are not here, so nothing may be taken away (agent/rows.py gets them).
+    """
+    saved = saved_wants(node)
+    rows.refuse_unknown(node, saved)
+    with node.lock:
+        gone = {key for key, status in node.statuses.items() if status.given_up}
+        desired, stamp = dict(node.desired), (node.generation, node.groups)
+        if desired.keys() - saved.keys():  # it came just now
+            rows.refuse_unknown(node, saved)
+    known = {key: want for key, want in saved.items() if key not in gone and key in desired}
+    places = {}
+    for key, want in known.items():
+        packs = [part.id for part in want.packs]
+        mask = shares.kept(stamp[1], node.config.name, desired[key], packs)
+        places[key] = {packs[place]: place for place in np.flatnonzero(mask).tolist()}
+    return Kept(stamp, known, places)
+
+
+def keeps(node: Node) -> Callable[[str], Have]:
+    """pack → members that desired versions want of it, as of when it is asked. Raises RowsUnknown, now and when it is asked."""
+    kept = kept_now(node)
+
+    def keep(pack: str) -> Have:
+        nonlocal kept
+        with node.lock:
+            stamp = (node.generation, node.groups)
+        if stamp != kept.stamp:  # another desired residency came meanwhile: what it wants stays too
+            kept = kept_now(node)
+        return kept.members(pack)
 
     return keep
 

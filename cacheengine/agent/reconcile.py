@@ -10,7 +10,7 @@ from typing import Literal
 import structlog
 
 from cacheengine import metrics
-from cacheengine.agent import letgo, residency, room
+from cacheengine.agent import letgo, residency, room, rows
 from cacheengine.agent.state import Node, Status, mounted_versions, steady_ns
 from cacheengine.packs.eviction import Key
 from cacheengine.wire import Failure
@@ -26,9 +26,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Action:
-    """release: let go what the version held. warm: make it resident. check: look again whether it is."""
+    """rows: get the rows of what is desired. release: let go what the version held. warm: make it resident. check: look again
+    whether it is."""
 
-    kind: Literal["release", "warm", "check"]
+    kind: Literal["rows", "release", "warm", "check"]
     key: Key
 
 
@@ -37,18 +38,21 @@ def reconcile(
     statuses: Mapping[Key, Status],
     leased: Collection[Key],
     now: int,
+    lost: Mapping[Key, int] | None = None,
 ) -> list[Action]:
-    """What is to be done, in order: first what gives room, then what was asked (higher priority first), then a look at what should
-    be there.
+    """What is to be done, in order: first the rows of what stays (without them nothing is let go), then what gives room, then
+    what was asked (higher priority first), then a look at what should be there.
 
     A version that is mounted (leased) is released when it no longer is. One that failed waits for its time, one that was evicted or
-    whose warm was cancelled for someone to ask again.
+    whose warm was cancelled for someone to ask again. lost: desired versions whose rows are not known here → when to ask for them.
     """
-    actions = [
-        Action("release", key)
-        for key, status in statuses.items()
-        if key not in desired and key not in leased and status.retry_ns <= now
-    ]
+    actions = [Action("rows", key) for key, retry_ns in (lost or {}).items() if retry_ns <= now]
+    if not lost:
+        actions = [
+            Action("release", key)
+            for key, status in statuses.items()
+            if key not in desired and key not in leased and status.retry_ns <= now
+        ]
     waiting, stale = [], []
     for key in desired:
         status = statuses.get(key)
@@ -76,16 +80,31 @@ def _leased_keys(node: Node) -> set[Key]:
         return {key for key in node.statuses if key.version in mounted}
 
 
-def next_action(node: Node) -> Action | None:
-    leased = _leased_keys(node)
+def _lost_rows(node: Node) -> dict[Key, int]:
+    """Desired versions whose rows are not known, and that could want something; asked only when something is to be let go."""
     with node.lock:
-        actions = reconcile(list(node.desired), node.statuses, leased, steady_ns())
+        if not any(status.state == "freeing" for status in node.statuses.values()):
+            return {}
+    found = rows.unknown(node)
+    with node.lock:
+        lost = {key: node.lost_rows.get(key) for key in found}
+    return {
+        key: 0 if one is None else one.retry_ns for key, one in lost.items() if not (one and one.for_good)
+    }
+
+
+def next_action(node: Node) -> Action | None:
+    leased, lost = _leased_keys(node), _lost_rows(node)
+    with node.lock:
+        actions = reconcile(list(node.desired), node.statuses, leased, steady_ns(), lost)
     return actions[0] if actions else None
 
 
 def take(node: Node, action: Action) -> None:
     """Carry out one action; what fails is said in the version's status."""
-    if action.kind == "release":
+    if action.kind == "rows":
+        rows.learn(node)
+    elif action.kind == "release":
         letgo.release(node, action.key)
     elif action.kind == "warm":
         residency.warm(node, action.key)

@@ -12,7 +12,7 @@ import structlog
 
 from cacheengine import crashpoints
 from cacheengine import wanted as wants
-from cacheengine.agent import letgo, shares
+from cacheengine.agent import letgo, rows, shares
 from cacheengine.agent.state import (
     MOST_FAILURES,
     Node,
@@ -36,21 +36,6 @@ RATES_KEPT = 20
 CHECK_EVERY_NS = 60 * 10**9
 
 log = structlog.get_logger()
-
-
-def want_of(node: Node, key: Key) -> Want:
-    """The version's rows on this node; from the store when they are not saved yet. Raises Explained."""
-    saved = wants.load_want(node.config.views, key.version, key.list_id)
-    if saved is not None:
-        return saved
-    paths = None
-    if key.list_id is not None:
-        with node.lock:
-            desired = node.desired.get(key)
-        paths = node.file_list(desired) if desired is not None else None
-        if paths is None:
-            raise Explained(f"the file list {key.list_id}", "control gave none", "warm the version again")
-    return wants.save_want(node.store(), node.config.views, key.version, key.list_id, paths)
 
 
 def my_places(node: Node, desired: DesiredVersion, want: Want) -> tuple[list[int], int | None]:
@@ -92,7 +77,7 @@ def looked(status: Status) -> None:
 
 
 def _warm(node: Node, key: Key, status: Status) -> None:
-    want = want_of(node, key)
+    want = rows.want_of(node, key)
     places, generation = my_places(node, status.desired, want)
     total = sum(want.packs[place].files for place in places)
     files, size = resident_of(node, want, places)
@@ -196,6 +181,7 @@ def _fetch(node: Node, key: Key, want: Want, status: Status, mine: Sequence[int]
     needs = [Need(m.pack, m.size, m.offset, m.length) for _, m, _ in _missing_jobs(node, want, mine)]
     in_order = shares.first_mine(node.group, node.config.name, status.desired, want, mine)
     what = f"{key.dataset}@{status.desired.tag} on node {node.config.name}"
+    rows.learn(node)  # before anything is evicted for it
     with node.space:
         placed = reserving.reserve(
             node.cache, needs, f"warm {what}", letgo.room_maker(node, key), lambda: letgo.advice(node, key)
@@ -273,7 +259,7 @@ def _by_path(want: Want, places: dict[str, int], bad: list[fetch.Bad]) -> list[F
 def check(node: Node, key: Key) -> None:
     """Whether a resident version still is; when not (someone removed files) it is fetched again. Packs that are no longer of its
     share go."""
-    want = want_of(node, key)
+    want = rows.want_of(node, key)
     with node.lock:
         status = node.statuses.get(key)
     if status is None:

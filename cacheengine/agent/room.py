@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cacheengine.agent import rows
 from cacheengine.agent.letgo import changed, eviction_steps, keeps, trim
 from cacheengine.agent.state import Node, steady_ns
 from cacheengine.packs import disks, lifetimes, packcache, staging
@@ -18,6 +19,7 @@ def keep_below_watermarks(node: Node) -> None:
         used = packcache.used(directory)
         if used <= directory.quota * directory.high and packcache.room(directory, used) >= asked:
             continue
+        rows.learn(node)  # what is desired is known before anything goes
         over = used - int(directory.quota * directory.low) + asked
         with node.space:
             on_disk, keep = packcache.packs_on_disk(directory), keeps(node)
@@ -32,6 +34,7 @@ def drop_old(node: Node) -> int:
     """Take bytes beyond what is desired of packs whose record changed `ttl_s` ago or earlier; bytes freed."""
     if node.config.ttl_s is None:
         return 0
+    rows.learn(node)
     freed, before = 0, steady_ns() - int(node.config.ttl_s * 1e9)
     with node.space:
         keep, at = keeps(node), changed(node)

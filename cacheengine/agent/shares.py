@@ -36,7 +36,12 @@ def share(group: Group | None, me: str, desired: DesiredVersion, packs: Sequence
 
 
 def kept(groups: Sequence[Group], me: str, desired: DesiredVersion, packs: Sequence[str]) -> Mask:
-    """For each pack, whether this node should not let it go: it is of its share, or was when the group last was settled."""
+    """For each pack, whether this node should not let it go: it is of its share, or was when the group last was settled.
+
+    Before the group is known every pack of a spread version may be its share: none goes.
+    """
+    if desired.placement == "spread" and not groups:
+        return np.ones(len(packs), np.bool_)
     found = share(groups[-1] if groups else None, me, desired, packs)
     for group in groups[:-1]:
         found = found | share(group, me, desired, packs)

@@ -116,6 +116,15 @@ def key_of(desired: DesiredVersion) -> Key:
     return Key(desired.dataset, desired.version, desired.list_id)
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Why the rows of a version are not known. for_good: it says that there are none, so that nothing can be wanted of it."""
+
+    cause: str
+    for_good: bool
+    retry_ns: int
+
+
 @dataclass
 class Node:
     """All that the parts of one agent share. lock: held for every look at or change of the fields below it; short.
@@ -126,7 +135,7 @@ class Node:
 
     damaged: packs that lost members while views show them. files_seen: target → files of packs under the view, with inode and size.
     mounted_ns: version → stamp of its last mount. ages: how long packs have lain as they are.
-    held: pack → bytes of it that were to go and did not, for somebody reads it.
+    held: pack → bytes of it that were to go and did not, for somebody reads it. lost_rows: see agent/rows.py.
     """
 
     config: NodeConfig
@@ -160,6 +169,7 @@ class Node:
     files_seen: dict[str, dict[Path, tuple[int, int]]] = field(default_factory=dict)
     ages: Ages = field(default_factory=Ages)
     held: dict[str, int] = field(default_factory=dict)
+    lost_rows: dict[Key, Lost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.peers = Peers(self.config.name, self.view)
