@@ -97,7 +97,7 @@ def test_readers_that_do_not_all_fit_take_turns(
     node = make(16 * MIB, tmp_path / "cache", fetchfs_processes=processes, read_wait_s=120.0)
     view = mount(node, data)
     with ThreadPoolExecutor(3) as pool:
-        got = dict(zip(files, pool.map(lambda path: read_slowly(view / path, 2.0), files), strict=True))
+        got = dict(zip(files, pool.map(lambda path: read_slowly(view / path, 7.0), files), strict=True))
     assert got == files
     wait_until(lambda: fetched(node) >= data.bytes, "the counts")
     assert fetched(node) <= 2 * data.bytes
