@@ -9,7 +9,7 @@ from statistics import median
 
 from benchmarks import lakerows, lakestore
 from cacheengine import wanted
-from lake import manifests, refs, stores, sync, versions
+from lake import manifests, refs, stores, sync, verified, versions
 from lake.stores import Store
 
 ROUNDS = 5
@@ -46,6 +46,7 @@ def measure(folder: Path) -> dict[str, float]:
         full = _seconds(lambda: sync.plan(server.packed, server.in_place, grown, "front"))
         _copy(made, server.in_place, old)
         refs.move_ref(server.in_place, refs.Ref("front", refs.LATEST, old, 1, {}))
+        verified.keep_verified(server.in_place, "front", old)
         new = _seconds(lambda: sync.plan(server.packed, server.in_place, grown, "front"))
         views = folder / "views"
         started = time.perf_counter()

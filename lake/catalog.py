@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 
 from lake import leases, pruning, recipe_order, stores
 from lake.canonical import blake3_hex, canonical_json, read_json
-from lake.catalogcache import cache_folder, local_copies
-from lake.errors import Conflict, NotFound, Refused
+from lake.catalogcache import MEND, cache_folder, local_copies
+from lake.errors import Conflict, Corrupt, NotFound, Refused
 from lake.names import check_part
 from lake.packs import pack_key, parquet_bytes
 from lake.stores import Store
@@ -142,7 +142,7 @@ def _check_packs(store: Store, table: pa.Table, what: str) -> None:
 
 def _write_once(store: Store, key: str, data: bytes, what: str) -> None:
     if not stores.put_if_absent(store, key, data):
-        there = pq.read_table(pa.BufferReader(stores.get(store, key)))
+        there = _parquet(store, key, stores.get(store, key))
         if not there.equals(pq.read_table(pa.BufferReader(data))):
             raise Conflict(
                 what, f"{key} has other rows for the same recipe", "upload the drive under another name"
@@ -174,8 +174,16 @@ def _typed(store: Store, table: pa.Table) -> pa.Table:
 
 
 def read_frames(store: Store, date: str, vehicle: str, drive: str, recipe: str) -> pa.Table:
-    """FRAME_SCHEMA rows of one drive. Raises NotFound."""
-    return pq.read_table(pa.BufferReader(stores.get(store, frames_key(date, vehicle, drive, recipe))))
+    """FRAME_SCHEMA rows of one drive. Raises NotFound, Corrupt."""
+    key = frames_key(date, vehicle, drive, recipe)
+    return _parquet(store, key, stores.get(store, key))
+
+
+def _parquet(store: Store, key: str, data: bytes) -> pa.Table:
+    try:
+        return pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise Corrupt(f"{key} in store {store.name}", f"it is not Parquet: {error}", MEND) from error
 
 
 def drives_in(store: Store) -> list[CutDrive]:
@@ -409,7 +417,7 @@ def _bound(
 ) -> Any:
     """A connection on which the query binds, shut in: it reads the copies of these files and nothing else."""
     links = folder / "files"
-    paths = local_copies(store, infos, cache_folder(scratch), links)
+    paths = list(local_copies(store, infos, cache_folder(scratch), links).values())
     connection = duckdb.connect(
         config={"threads": "2", "temp_directory": str(folder / "spill"), "memory_limit": QUERY_MEMORY}
     )

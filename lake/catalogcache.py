@@ -13,39 +13,77 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from lake import stores
 from lake.canonical import blake3_hex
 from lake.config import home
+from lake.errors import Corrupt
 from lake.stores import Info, Store
+from lake.unreadable import Unreadable, set_aside
 
 CACHE_BYTES = 4 << 30
 PARALLEL = 8
+MEND = "delete this object and ingest its drive again"
 
 
 def cache_folder(scratch: Path) -> Path:
     return (home() / "cache" if home().is_dir() else scratch) / "catalog"
 
 
-def local_copies(store: Store, infos: Sequence[Info], folder: Path, links: Path) -> list[Path]:
-    """Paths below `links` of these objects, fetched unless they are in `folder`. Raises NotFound, StoreDown."""
+def local_copies(
+    store: Store,
+    infos: Sequence[Info],
+    folder: Path,
+    links: Path,
+    unreadable: list[Unreadable] | None = None,
+) -> dict[str, Path]:
+    """Copy catalogue files to this machine, unless their copies are here.
+
+    Args:
+        store: where the files lie.
+        infos: the files, as a listing gave them.
+        folder: where copies are kept for later.
+        links: where the copies of this query are linked.
+        unreadable: takes the files that are no Parquet; None raises Corrupt for the first one.
+
+    Returns:
+        Key → path below `links`, in the order of `infos`.
+
+    Raises:
+        NotFound: a file is gone.
+        StoreDown: the store does not answer.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     links.mkdir(parents=True, exist_ok=True)
 
-    def one(info: Info) -> Path:
+    def one(info: Info) -> Path | Corrupt:
         # an etag or a size that changed is another file; `where` tells stores of one name apart
         name = blake3_hex(f"{store.where} {store.name} {info.key} {info.etag} {info.size}".encode())[:32]
         local, link = folder / f"{name}.parquet", links / f"{name}.parquet"
         if not link.exists() and not _linked(local, link):
             partial = links / f"{name}.partial"
             partial.write_bytes(stores.get(store, info.key))
+            try:
+                pq.read_metadata(partial)
+            except (pa.ArrowException, OSError) as error:
+                partial.unlink()
+                return Corrupt(f"{info.key} in store {store.name}", f"it is not Parquet: {error}", MEND)
             partial.rename(link)
             _keep(link, local)
         return link
 
     with ThreadPoolExecutor(PARALLEL) as pool:
-        paths = list(pool.map(one, infos))
+        answers = list(pool.map(one, infos))
     make_room(folder, CACHE_BYTES)
-    return paths
+    found: dict[str, Path] = {}
+    for info, answer in zip(infos, answers, strict=True):
+        if isinstance(answer, Corrupt):
+            set_aside(info.key, answer, unreadable)
+        else:
+            found[info.key] = answer
+    return found
 
 
 def _linked(local: Path, link: Path) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,17 +20,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake import catalog, leases, manifests, quarantine, recipe_order, refs, repack, stores, trash, versions
-from lake.errors import Conflict
+from lake.canonical import read_json
+from lake.errors import Conflict, NotFound
 from lake.garbage import catalog_packs, needed_keys
 from lake.holdings import held_by, holdings_key, versions_in
-from lake.names import check_part
+from lake.names import check_part, near_names
 from lake.packs import pack_key
-from lake.publish import publish_rows
+from lake.publish import publish_between
 from lake.refs import Ref
 from lake.stores import Store
+from lake.unreadable import Unreadable, read_each
 from lake.versions import available_key, read_available
 
 BETWEEN = "outlap.erasure"
+REPORTS = "deletions/"
 REST = (
     "other IDCs: run the same there",
     "nodes: `outlap free` of the versions named here, then their caches have the bytes no more",
@@ -99,9 +103,58 @@ def _packs_of(store: Store, version: str, vehicle: str, drive: str) -> set[str]:
     return found
 
 
-def _tags_of(store: Store, version: str) -> list[Ref]:
-    names = refs.list_datasets(store)
-    return [ref for name in names for ref in refs.list_refs(store, name) if ref.version == version]
+@dataclass
+class _Tags:
+    """Which tags name which version, also in the trash, and the numbers of datasets: listed once, however many versions there are."""
+
+    store: Store
+    by_version: dict[str, list[Ref]]
+    trash: dict[str, list[str]]
+    numbers: dict[str, refs.Numbers]
+
+    def of(self, version: str) -> list[Ref]:
+        return [ref for ref in self.by_version.get(version, ()) if ref.dataset != BETWEEN]
+
+    def number(self, dataset: str, version: str, was: str) -> Ref:
+        """The numbered tag that a version has or gets."""
+        if dataset not in self.numbers:
+            self.numbers[dataset] = refs.list_numbers(self.store, dataset)
+        origin = {"by": "outlap delete-drive", "was": was}
+        return refs.tag_version(self.store, dataset, version, origin, self.numbers[dataset])
+
+
+def _list_tags(store: Store, unreadable: list[Unreadable]) -> _Tags:
+    found = _Tags(store, {}, {}, {})
+    for ref in refs.list_all_refs(store, unreadable):
+        found.by_version.setdefault(ref.version, []).append(ref)
+    for item in trash.trashed(store, unreadable=unreadable):
+        found.trash.setdefault(item.ref.version, []).append(item.key)
+    return found
+
+
+def _was_deleted(store: Store, vehicle: str, drive: str) -> bool:
+    """Whether a deletion of the drive has begun or ended: then it may be run again."""
+    name = f"{REPORTS}{vehicle}-{drive}"
+    keys = [info.key for info in stores.list_objects(store, REPORTS) if info.key.startswith(name)]
+    if f"{name}.begun.json" in keys:
+        return True
+    unreadable: list[Unreadable] = []
+    found = read_each(keys, lambda key: read_json(stores.get(store, key), key), unreadable)
+    return any((one.get("vehicle"), one.get("drive")) == (vehicle, drive) for one in found)
+
+
+def _not_found(store: Store, landing: Store | None, vehicle: str, drive: str) -> NotFound:
+    known = {f"{cut.vehicle}/{cut.drive}" for cut in catalog.drives_in(store)}
+    known |= {"/".join(pair) for pair in quarantine.names(store)}
+    for one in (store, *([landing] if landing is not None else [])):
+        for name in stores.list_folders(one, "landing/"):
+            known |= {f"{name}/{folder}" for folder in stores.list_folders(one, f"landing/{name}/")}
+    names = near_names(f"{vehicle}/{drive}", sorted(known))
+    return NotFound(
+        f"the drive {vehicle}/{drive}",
+        f"store {store.name} has neither recordings nor frames nor versions of it; it has: {names}",
+        "name one of these",
+    )
 
 
 def erase_drive(
@@ -132,19 +185,27 @@ def erase_drive(
     own = _own_keys(store, vehicle, drive)
     landed = _landed(landing, vehicle, drive) if landing is not None else {}
     named = {f"{landing.name}: {key}": size for key, size in landed.items()} if landing is not None else {}
+    begun = f"{REPORTS}{vehicle}-{drive}.begun.json"  # a deletion that was killed ends with its report, too
+    if not (held or packs or own or landed or _was_deleted(store, vehicle, drive)):
+        raise _not_found(store, landing, vehicle, drive)
+    unreadable: list[Unreadable] = []
+    listed = _list_tags(store, unreadable)
+    rest = (
+        *REST,
+        *(f"{one}: whether it names a version that held the drive is not known" for one in unreadable),
+    )
     files = {version: sum(one.files for one in holdings if one.version == version) for version in held}
     if dry_run:
-        tags = {
-            version: tuple(f"{ref.dataset}@{ref.tag}" for ref in _tags_of(store, version)) for version in held
-        }
+        tags = {version: tuple(f"{ref.dataset}@{ref.tag}" for ref in listed.of(version)) for version in held}
         sizes = (
             own
             | named
             | {pack_key(pack): info.size for pack in packs if (info := stores.head(store, pack_key(pack)))}
         )
         replaced = tuple(Replaced(version, None, files[version], tags[version]) for version in held)
-        return Erased(vehicle, drive, True, replaced, 0, tuple(sorted(sizes)), sum(sizes.values()))
-    done = {version: _replace(store, version, vehicle, drive) for version in held}
+        return Erased(vehicle, drive, True, replaced, 0, tuple(sorted(sizes)), sum(sizes.values()), rest)
+    stores.put(store, begun, json.dumps({"at_ns": time.time_ns()}).encode())
+    done = {version: _replace(store, version, vehicle, drive, listed) for version in held}
     replaced = tuple(
         Replaced(version, done[version][0], files[version], done[version][1]) for version in held
     )
@@ -155,28 +216,33 @@ def erase_drive(
     for key in landed:
         assert landing is not None
         stores.delete(landing, key)
-    report = Erased(vehicle, drive, False, replaced, made_anew, tuple(sorted(objects)), sum(objects.values()))
-    key = f"deletions/{vehicle}-{drive}-{time.time_ns():019d}.json"
+    report = Erased(
+        vehicle, drive, False, replaced, made_anew, tuple(sorted(objects)), sum(objects.values()), rest
+    )
+    key = f"{REPORTS}{vehicle}-{drive}-{time.time_ns():019d}.json"
     stores.put(store, key, json.dumps(asdict(report), indent=1).encode())
+    stores.delete(store, begun)
     return report
 
 
-def _replace(store: Store, version: str, vehicle: str, drive: str) -> tuple[str | None, tuple[str, ...]]:
+def _replace(
+    store: Store, version: str, vehicle: str, drive: str, listed: _Tags
+) -> tuple[str | None, tuple[str, ...]]:
     """Move or take away every tag of a version, also in the trash; (the version without the drive, the tags)."""
-    tags = _tags_of(store, version)
+    tags = listed.of(version)
     new = _without(store, version, vehicle, drive) if tags else None
     for ref in tags:
         if new is not None:
-            numbered = refs.tag_version(
-                store, ref.dataset, new, {"by": "outlap delete-drive", "was": version}
-            )
+            numbered = listed.number(ref.dataset, new, version)
             if not refs.NUMBERED.fullmatch(ref.tag):
-                refs.move_ref(store, Ref(ref.dataset, ref.tag, new, numbered.at_ns, numbered.origin))
+                moved = Ref(ref.dataset, ref.tag, new, numbered.at_ns, numbered.origin)
+                # a publish that was quicker has moved it on
+                refs.move_ref(store, moved, lambda known: known.version == version)
                 continue
-        refs.remove_ref(store, ref.dataset, ref.tag)
-    for item in trash.trashed(store):
-        if item.ref.version == version:
-            stores.delete(store, item.key)
+        with suppress(NotFound):  # by another run of this
+            refs.remove_ref(store, ref.dataset, ref.tag)
+    for key in listed.trash.get(version, ()):
+        stores.delete(store, key)
     return new, tuple(f"{ref.dataset}@{ref.tag}" for ref in tags)
 
 
@@ -189,7 +255,8 @@ def _without(store: Store, version: str, vehicle: str, drive: str) -> str | None
     if first is None:
         return None
     batches = itertools.chain([first], left)
-    return publish_rows(store, BETWEEN, batches, _schema(root), {}, identity=root.identity).version
+    tag = f"was-{version[:16]}"
+    return publish_between(store, BETWEEN, tag, batches, _schema(root), identity=root.identity)
 
 
 def _schema(root: manifests.Root) -> pa.Schema:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from lake import manifests, stores
 from lake.canonical import is_hash
-from lake.errors import Corrupt, NotFound, Refused
+from lake.errors import NotFound, Refused
 from lake.packs import parquet_bytes
 from lake.stores import Store
 
@@ -95,8 +95,8 @@ def write_holdings(store: Store, version: str, tallies: Sequence[pa.Table]) -> N
 def read_holdings(store: Store, version: str, *, recipes: bool = False) -> pa.Table:
     """The summary of a version.
 
-    It is made from the version's parts where it is missing, or lacks recipes that are asked for, and then kept where the store may be
-    written.
+    It is made from the version's parts where it is missing or damaged, or lacks recipes that are asked for, and then kept where the
+    store may be written.
 
     Args:
         store: The lake.
@@ -108,17 +108,15 @@ def read_holdings(store: Store, version: str, *, recipes: bool = False) -> pa.Ta
 
     Raises:
         NotFound: There is no such version.
-        Corrupt: The object is no summary.
+        Corrupt: It is made anew, and a part is damaged.
     """
     key, wanted = holdings_key(version), KEPT if recipes else SCHEMA
     try:
         table = pq.read_table(pa.BufferReader(stores.get(store, key)))
         if not recipes or RECIPES in table.schema.names:
             return table.select(wanted.names).cast(wanted)
-    except NotFound:
-        pass
-    except (pa.ArrowException, KeyError) as error:
-        raise Corrupt(f"{key} in store {store.name}", f"it is no summary: {error}", "delete it") from error
+    except (NotFound, pa.ArrowException, KeyError, OSError):
+        pass  # lost or damaged: it says nothing that the parts do not say
     parts = manifests.read_parts(store, manifests.read_root(store, version))
     made = _summary([tally(part) for part in parts])
     if not store.read_only:

@@ -19,14 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from blake3 import blake3
 
 from lake import stores
 from lake.assemblies import OpenNamed
+from lake.canonical import blake3_hex
 from lake.errors import NotFound, Refused
 from lake.manifests import KEY_COLUMNS
 from lake.names import check_path
 from lake.packs import ALIGN, PACK_TARGET, PackWriter, put_pack
 from lake.paths import path_hashes
+from lake.placed import Place, Placed
 from lake.stores import Store
 
 PARALLEL = 32
@@ -222,23 +225,55 @@ def _ahead(sources: Iterator[_Source]) -> Iterator[tuple[_Source, bytes | None]]
                     waiting.cancel()
 
 
-def _upload(store: Store, writer: PackWriter, local: Path) -> pa.Table:
-    """Finish a pack and put it into the store: FILE_SCHEMA rows of it."""
+def _upload(store: Store, writer: PackWriter, local: Path, kept: list[Place]) -> pa.Table:
+    """Finish a pack and put it into the store: FILE_SCHEMA rows of it and of what was kept meanwhile, by path."""
     try:
         pack = writer.finish()
         put_pack(store, pack.id, local)
     finally:
         local.unlink(missing_ok=True)
     columns = pack.members.rename_columns(["path", "offset", "size", "content_id"])
-    return columns.append_column("pack", pa.array([pack.id] * columns.num_rows, pa.string()))
+    columns = columns.append_column("pack", pa.array([pack.id] * columns.num_rows, pa.string()))
+    made = columns.select(FILE_SCHEMA.names).cast(FILE_SCHEMA)
+    return pa.concat_tables([made, _kept_rows(kept)]).sort_by("path") if kept else made
+
+
+def _kept_rows(kept: list[Place]) -> pa.Table:
+    return pa.Table.from_pylist([place._asdict() for place in kept], schema=FILE_SCHEMA)
+
+
+def _is_same(place: Place | None, source: _Source, data: bytes | None) -> bool:
+    """Whether the bytes of a file are those of that place."""
+    if place is None:
+        return False
+    if data is not None:
+        return blake3_hex(data) == place.content_id
+    digest = blake3()
+    for piece in source.pieces():
+        digest.update(piece)
+    return digest.hexdigest() == place.content_id
 
 
 def pack_items(
-    store: Store, items: pa.Table, open_named: OpenNamed, scratch: Path, progress: Progress | None = None
+    store: Store,
+    items: pa.Table,
+    open_named: OpenNamed,
+    scratch: Path,
+    progress: Progress | None = None,
+    placed: Placed | None = None,
 ) -> Iterator[pa.Table]:
-    """Pack the files of ITEMS rows and upload each pack while the next is written: FILE_SCHEMA rows of one pack after the other.
+    """Pack the files of ITEMS rows, and upload each pack while the next is written.
 
-    progress(bytes packed, all). Room in scratch: two packs, and one file more.
+    Args:
+        store: where packs go.
+        items: ITEMS, sorted by path.
+        open_named: opens a store by its name.
+        scratch: a folder with room for two packs, and one file more.
+        progress: called with the bytes that are packed, and all.
+        placed: files that lie in packs already; those with the same bytes are not packed again.
+
+    Returns:
+        FILE_SCHEMA rows of one pack after the other, in all by path.
     """
     done, total = 0, total_bytes(items)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -246,37 +281,65 @@ def pack_items(
     number = count(1)
     writer: PackWriter | None = None
     local = scratch
-    uploading: Future[pa.Table] | None = None
+    uploading: list[Future[pa.Table]] = []  # one at most
+    kept: list[Place] = []
     ends = set(np.flatnonzero((path_hashes(items["path"]) & CUT_MASK) == 0).tolist())
     with ThreadPoolExecutor(1) as pool:
         try:
             for place, (source, data) in enumerate(_ahead(_sources(items, open_named))):
                 size = source.size if data is None else len(data)
-                full = writer is not None and (
-                    writer.size + size + ALIGN > PACK_TARGET or (place in ends and writer.size > CUT_FROM)
-                )
-                if writer is not None and full:
-                    if uploading is not None:
-                        yield uploading.result()
-                    uploading, writer = pool.submit(_upload, store, writer, local), None
-                if writer is None:
-                    local = scratch / f"publish-{began}-{next(number)}.tar"
-                    writer = PackWriter(local)
-                if data is None:
-                    writer.add_pieces(check_path(source.path), size, source.pieces())
+                before = _same_place(placed, source, size, data)
+                if before is not None:
+                    kept.append(before)
+                    if writer is None and len(kept) >= ROWS_AT_ONCE:
+                        yield from _taken(uploading)
+                        yield _kept_rows(kept)
+                        kept = []
                 else:
-                    writer.add(check_path(source.path), data)
+                    if writer is not None and _is_full(writer, size, place in ends):
+                        yield from _taken(uploading)
+                        uploading.append(pool.submit(_upload, store, writer, local, kept))
+                        writer, kept = None, []
+                    if writer is None:
+                        local = scratch / f"publish-{began}-{next(number)}.tar"
+                        writer = PackWriter(local)
+                    _add(writer, source, size, data)
                 done += size
                 if progress is not None and (place % REPORT_EVERY == 0 or done == total):
                     progress(done, total)
-            if uploading is not None:
-                yield uploading.result()
+            yield from _taken(uploading)
             if writer is not None:
-                uploading, writer = pool.submit(_upload, store, writer, local), None
-                yield uploading.result()
+                uploading.append(pool.submit(_upload, store, writer, local, kept))
+                writer, kept = None, []
+                yield from _taken(uploading)
+            if kept:
+                yield _kept_rows(kept)
         finally:
             if writer is not None:
                 writer.abandon()
+
+
+def _taken(uploading: list[Future[pa.Table]]) -> Iterator[pa.Table]:
+    """The rows of the pack that is on its way, once it has arrived."""
+    while uploading:
+        yield uploading.pop().result()
+
+
+def _same_place(placed: Placed | None, source: _Source, size: int, data: bytes | None) -> Place | None:
+    """Where a file with the same path and bytes lies in a pack already."""
+    before = placed.find(source.path, size) if placed is not None else None
+    return before if before is not None and _is_same(before, source, data) else None
+
+
+def _is_full(writer: PackWriter, size: int, ends_here: bool) -> bool:
+    return writer.size + size + ALIGN > PACK_TARGET or (ends_here and writer.size > CUT_FROM)
+
+
+def _add(writer: PackWriter, source: _Source, size: int, data: bytes | None) -> None:
+    if data is None:
+        writer.add_pieces(check_path(source.path), size, source.pieces())
+    else:
+        writer.add(check_path(source.path), data)
 
 
 def no_store(name: str) -> Store:

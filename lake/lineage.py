@@ -7,7 +7,6 @@ a version are those of its rows, whatever the drive was cut by since.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -19,8 +18,8 @@ from lake.landing import raw_folder
 from lake.recipe_order import DIGITS
 from lake.refs import Ref
 from lake.stores import Store
+from lake.unreadable import Unreadable
 
-PARALLEL = 8
 DEEPEST = 64  # of a chain of derivations; a loop cannot be, as a version is older than what is made of it
 
 
@@ -68,11 +67,18 @@ class DriveWay:
     versions: tuple[tuple[Made, int, int], ...]
 
 
-def versions_of(store: Store) -> list[Made]:
-    """Every version that a tag of a store names, by dataset; one that two datasets have is there twice."""
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        every = pool.map(lambda name: refs.list_refs(store, name), refs.list_datasets(store))
-        return [made for mine in every for made in _made(mine)]
+def versions_of(store: Store, unreadable: list[Unreadable] | None = None) -> list[Made]:
+    """List every version that a tag of a store names, by one listing; one that two datasets have is there twice.
+
+    Args:
+        store: the lake.
+        unreadable: takes the refs that cannot be read; None raises Corrupt for the first one.
+
+    Returns:
+        The versions, by dataset.
+    """
+    every = refs.list_all_refs(store, unreadable)
+    return [made for _, mine in groupby(every, lambda ref: ref.dataset) for made in _made(mine)]
 
 
 def _made(mine: Iterable[Ref]) -> list[Made]:

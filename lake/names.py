@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection
 
 from lake.errors import Refused
 
@@ -58,3 +60,22 @@ def check_path(path: str) -> str:
             f"the path {path[:200]!r}", "it is no plain relative path with parts of at most 255 bytes"
         )
     return path
+
+
+def near_names(name: str, known: Collection[str], shown: int = 20) -> str:
+    """The names that there are, for a message about one that there is not: those that are near it first.
+
+    Args:
+        name: what was asked for.
+        known: the names that there are.
+        shown: how many are listed at most.
+
+    Returns:
+        Names parted by commas, and how many more there are; `none` when there is no name at all.
+    """
+    ordered = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(name, ordered, n=5, cutoff=0.6)
+    rest = [one for one in ordered if one not in near] if not near or len(ordered) <= shown else []
+    listed = [*near, *rest][:shown]
+    more = len(ordered) - len(listed)
+    return ", ".join(listed) + (f" and {more:,} more" if more else "") if listed else "none"

@@ -5,6 +5,7 @@ Nothing is visible before the last two: a reader starts at a ref.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,10 @@ from lake.leases import Writing
 from lake.manifests import FRAME_COLUMNS, KEY_COLUMNS, TAG_TYPES, PartRef
 from lake.names import check_dataset
 from lake.packuse import PackCheck
+from lake.placed import Placed
 from lake.snapshots import Files, keep_snapshot, read_snapshot
 from lake.stores import Store
+from lake.tagging import MayLeave, point_refs
 from lake.versions import Available, is_available, read_available
 
 WHAT = "the rows to publish"
@@ -34,7 +37,8 @@ WHAT = "the rows to publish"
 
 @dataclass(frozen=True)
 class Published:
-    """is_new: False when `latest` already was this version, and nothing was written."""
+    """is_new: False when `latest` already was this version, and nothing was written. stays: tags that were not moved to it, for they
+    name what was published meanwhile and is newer."""
 
     dataset: str
     tag: str
@@ -44,6 +48,7 @@ class Published:
     parts_written: int
     parts_reused: int
     is_new: bool
+    stays: tuple[str, ...] = ()
 
 
 def _columns(schema: Any) -> list[tuple[str, Any]]:
@@ -101,16 +106,18 @@ def publish_rows(
     *,
     identity: str = "content",
     keep: Callable[[], object] | None = None,
+    may_leave: MayLeave | None = None,
 ) -> Published:
     """Publish rows (any batches, ascending paths; pack and offset say where the bytes lie in this store).
 
     identity: what content_id is (lake.manifests.IDENTITIES). keep: writes what the origin speaks of; called only before a new version
-    gets its tag. Raises Refused for rows that cannot be a version (none at all, a path twice, …), NotFound and Corrupt for
+    gets its tag. may_leave: whether `latest` may leave what it names, asked when it is moved.
+    Raises Refused for rows that cannot be a version (none at all, a path twice, …), NotFound and Corrupt for
     bytes that are not there.
     """
     check_dataset(dataset)
     with leases.writing(store, f"the publish of {dataset}") as lease:
-        return _publish(store, lease, dataset, batches, schema, origin, tag, identity, keep)
+        return _publish(store, lease, dataset, batches, schema, origin, tag, identity, keep, may_leave)
 
 
 def _publish(
@@ -123,7 +130,79 @@ def _publish(
     tag: str | None,
     identity: str,
     keep: Callable[[], object] | None,
+    may_leave: MayLeave | None,
 ) -> Published:
+    # what the tags name now may be left behind at the end; what comes meanwhile may be newer
+    began = {name: refs.read_ref(store, dataset, name) for name in {refs.LATEST, tag or refs.LATEST}}
+    built = _build(store, lease, dataset, batches, schema, identity)
+    version, is_new = built.available.version, _names_another(store, dataset, built.available.version)
+    if is_new and keep is not None:
+        keep()
+    pointed = point_refs(store, dataset, version, origin, tag, began=began, may_leave=may_leave)
+    if not confirm(store, lease, built.available) and is_new and keep is not None:
+        keep()
+    return Published(
+        dataset,
+        pointed.tag,
+        version,
+        built.files,
+        built.bytes,
+        built.parts_written,
+        built.parts_reused,
+        is_new,
+        pointed.stays,
+    )
+
+
+def publish_between(
+    store: Store, dataset: str, tag: str, batches: Iterable[pa.Table], schema: Any, *, identity: str
+) -> str:
+    """Publish rows under one named tag alone, without a number: for a version that gets its tags in a moment.
+
+    Args:
+        store: the store.
+        dataset: the name that keeps it until then.
+        tag: the tag that keeps it; it may name something else already.
+        batches: rows as `publish_rows` takes them.
+        schema: their schema.
+        identity: what content_id is.
+
+    Returns:
+        The version id.
+    """
+    with leases.writing(store, f"the publish of {dataset}") as lease:
+        built = _build(store, lease, dataset, batches, schema, identity)
+        version = built.available.version
+        refs.move_ref(store, refs.Ref(dataset, tag, version, time.time_ns()))
+        confirm(store, lease, built.available)
+        return version
+
+
+def _names_another(store: Store, dataset: str, version: str) -> bool:
+    """Whether `latest` does not name this version now."""
+    before = refs.read_ref(store, dataset, refs.LATEST)
+    return before is None or before.version != version
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A version whose objects are all there, and no ref yet. available: what the store says of it; files, bytes: of its rows."""
+
+    available: Available
+    files: int
+    bytes: int
+    parts_written: int
+    parts_reused: int
+
+
+def _build(
+    store: Store,
+    lease: Writing,
+    dataset: str,
+    batches: Iterable[pa.Table],
+    schema: Any,
+    identity: str,
+) -> _Built:
     columns = _columns(schema)
     names = [name for name, _ in columns]
     known = version_before(store, dataset)
@@ -139,22 +218,16 @@ def _publish(
     write_holdings(store, version, drives)
     locations = tuple(item.locations for item in built)
     made = Available(version, files, size, locations, packs.uses(), packs.assembled())
-    before = refs.read_ref(store, dataset, refs.LATEST)
-    is_new = before is None or before.version != version
     there = read_available(store, version) if is_available(store, version) else None
     # packed is better than in place: whoever reads packs only can then have it
     if there is not None and (made.assembled or not there.assembled):
         made = there
+    is_new = _names_another(store, dataset, version)
     if is_new or made is not there:
         # written again where it was: so that a collector that found it needless begins its grace anew
         let_appear(store, lease, made, before=there)
-    if is_new and keep is not None:
-        keep()
-    numbered = point_refs(store, dataset, version, origin, tag)
-    if not confirm(store, lease, made) and is_new and keep is not None:
-        keep()
     written = sum(item.is_new for item in built)
-    return Published(dataset, numbered, version, files, size, written, len(built) - written, is_new)
+    return _Built(made, files, size, written, len(built) - written)
 
 
 def _root(
@@ -178,16 +251,6 @@ def version_of(dataset: str, batches: Iterable[pa.Table], schema: Any, identity:
     return _root(dataset, columns, parts, identity)[0]
 
 
-def point_refs(
-    store: Store, dataset: str, version: str, origin: Mapping[str, Any], tag: str | None = None
-) -> str:
-    """Give a version its number, then its tag, then `latest`; the number's tag."""
-    numbered = refs.tag_version(store, dataset, version, origin)
-    for name in (*([tag] if tag and tag != numbered.tag else []), refs.LATEST):
-        refs.move_ref(store, refs.Ref(dataset, name, version, numbered.at_ns, numbered.origin))
-    return numbered.tag
-
-
 def publish_query(
     store: Store,
     dataset: str,
@@ -196,10 +259,12 @@ def publish_query(
     origin: Mapping[str, Any],
     tag: str | None = None,
     among: Files | None = None,
+    may_leave: MayLeave | None = None,
 ) -> Published:
     """Publish what a SELECT over the catalogue gives. The origin names the query and the snapshot of the catalogue.
 
     among: the files that the catalogue had at an earlier moment (lake.snapshots), to be asked instead of those that it has now.
+    may_leave: as publish_rows has it.
     """
     with catalog.query(store, sql, scratch, among) as answer:
         made_by = {**origin, "query": sql, "catalog": answer.snapshot}
@@ -211,6 +276,7 @@ def publish_query(
             made_by,
             tag,
             keep=lambda: keep_snapshot(store, answer.files),
+            may_leave=may_leave,
         )
 
 
@@ -242,19 +308,21 @@ def publish_items(
 ) -> Published:
     """Publish files packed on the way in. items: ITEMS and any columns of frames and tags, sorted by path.
 
-    Objects that the last import of this dataset brought in, and that have not changed since, are not read again (lake/ledger.py).
+    Objects that the last import of this dataset brought in, and that have not changed since, are not read again (lake/ledger.py). What
+    is read and lies at the same path in the version before with the same bytes is not packed again (lake/placed.py).
     """
     extra = [name for name in items.schema.names if name not in ITEMS.names]
     fields = [pa.field(name, items.schema.field(name).type) for name in extra]
     known = ledger.unchanged(store, dataset, items)
 
     def packed() -> Iterator[pa.Table]:
+        placed = Placed(store, dataset)
         if known is None or not pc.any(known[1]).as_py():
-            yield from pack_items(store, items, open_named, scratch, progress)
+            yield from pack_items(store, items, open_named, scratch, progress, placed)
             return
         fresh = items.filter(pc.invert(known[1]))
         made = [FILE_SCHEMA.empty_table()]
-        for table in pack_items(store, fresh, open_named, scratch, progress):
+        for table in pack_items(store, fresh, open_named, scratch, progress, placed):
             made.append(table.select(FILE_SCHEMA.names))
         yield from ledger.merged(store, known[0], items.filter(known[1]), pa.concat_tables(made))
 

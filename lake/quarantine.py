@@ -18,6 +18,7 @@ from lake.canonical import read_json
 from lake.errors import Corrupt, NotFound
 from lake.names import check_part
 from lake.stores import Store
+from lake.unreadable import Unreadable, read_each
 
 Severity = Literal["error", "warning"]
 
@@ -126,9 +127,18 @@ def _names(store: Store, prefix: str) -> list[tuple[str, str]]:
     )
 
 
-def entries(store: Store) -> list[Entry]:
-    """All refused drives, by vehicle and drive."""
-    return [entry for pair in names(store) if (entry := read(store, *pair)) is not None]
+def entries(store: Store, unreadable: list[Unreadable] | None = None) -> list[Entry]:
+    """Read the entries of all refused drives.
+
+    Args:
+        store: the lake.
+        unreadable: takes the entries that cannot be read; None raises Corrupt for the first one.
+
+    Returns:
+        The entries that can be read, by vehicle and drive.
+    """
+    keys = [f"quarantine/{vehicle}/{drive}.json" for vehicle, drive in names(store)]
+    return read_each(keys, lambda key: from_json(stores.get(store, key), key), unreadable)
 
 
 def dismissed(store: Store) -> list[Entry]:

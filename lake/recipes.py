@@ -138,7 +138,7 @@ def _of_drive(
     store: Store, drive: _Drive, settings: dict[str, dict[str, Any]], scratch: Path, folder: Path
 ) -> Iterator[CutRecipe]:
     infos = [drive.files[recipe] for recipe in drive.order]
-    paths = local_copies(store, infos, cache_folder(scratch), folder)
+    paths = list(local_copies(store, infos, cache_folder(scratch), folder).values())
     times = recipe_order.cut_times(
         {recipe: info.modified_ns for recipe, info in drive.files.items()}, drive.marks
     )

@@ -18,8 +18,10 @@ from lake.errors import Conflict, Corrupt, NotFound, Refused
 from lake.names import check_dataset, check_tag
 from lake.refs import Ref
 from lake.stores import Store
+from lake.unreadable import Unreadable, read_each, set_aside
 
 PREFIX = "trash/refs/"
+RULES = "retention/"
 GRACE_DAYS = 14.0
 DAY_NS = 86_400 * 10**9
 
@@ -57,27 +59,43 @@ def delete_tag(store: Store, dataset: str, tag: str) -> Trashed:
     return Trashed(key, now, found)
 
 
-def trashed(store: Store, dataset: str | None = None) -> list[Trashed]:
-    """What is in the trash, oldest first."""
+def trashed(
+    store: Store, dataset: str | None = None, unreadable: list[Unreadable] | None = None
+) -> list[Trashed]:
+    """List what is in the trash, by one listing.
+
+    Args:
+        store: the store to ask.
+        dataset: only of this dataset; None: of all.
+        unreadable: takes the entries that cannot be read; None raises Corrupt for the first one.
+
+    Returns:
+        The entries that can be read, oldest first.
+    """
     prefix = PREFIX if dataset is None else f"{PREFIX}{check_dataset(dataset)}/"
-    found = []
-    for info in stores.list_objects(store, prefix):
-        moment = info.key.rpartition("/")[2].removesuffix(".json")
+
+    def read(key: str) -> Trashed:
+        moment = key.rpartition("/")[2].removesuffix(".json")
         if not moment.isdigit():
-            raise Corrupt(info.key, "it is no entry of the trash", "delete it")
-        found.append(Trashed(info.key, int(moment), refs.from_json(stores.get(store, info.key), info.key)))
-    return sorted(found, key=lambda item: item.deleted_ns)
+            raise Corrupt(key, "it is no entry of the trash", "delete it")
+        return Trashed(key, int(moment), refs.from_json(stores.get(store, key), key))
+
+    keys = [info.key for info in stores.list_objects(store, prefix)]
+    return sorted(read_each(keys, read, unreadable), key=lambda item: item.deleted_ns)
 
 
 def undelete(store: Store, dataset: str, tag: str) -> Ref:
     """Bring a tag back as it was deleted last. Raises NotFound (it is not in the trash), Conflict (it names another version now)."""
-    mine = [item for item in trashed(store, dataset) if item.ref.tag == tag]
+    unreadable: list[Unreadable] = []
+    there = trashed(store, dataset, unreadable)
+    mine = [item for item in there if item.ref.tag == tag]
     if not mine:
-        others = ", ".join(item.ref.tag for item in trashed(store, dataset)) or "nothing"
+        others = ", ".join(dict.fromkeys(item.ref.tag for item in there)) or "nothing"
+        others += "".join(f"; {one}" for one in unreadable)
         raise NotFound(
             f"{dataset}@{tag} in the trash",
             f"of {dataset} there is: {others}",
-            "see `outlap undelete --list`",
+            "see `outlap undelete`",
         )
     with leases.writing(store, f"the undeletion of {dataset}@{tag}") as lease:
         return _undelete(store, lease, mine[-1])
@@ -108,7 +126,7 @@ def _undelete(store: Store, lease: leases.Writing, item: Trashed) -> Ref:
 
 
 def retention_key(dataset: str) -> str:
-    return f"retention/{check_dataset(dataset)}.json"
+    return f"{RULES}{check_dataset(dataset)}.json"
 
 
 def set_retention(store: Store, dataset: str, rule: Retention | None) -> None:
@@ -131,14 +149,41 @@ def read_retention(store: Store, dataset: str) -> Retention | None:
         raise Corrupt(retention_key(dataset), f"it is no rule: {error!r}", "set it again") from error
 
 
-def past_retention(store: Store, now_ns: int) -> list[Ref]:
-    """The numbered tags that the rules of their datasets no longer keep."""
-    found = []
-    for dataset in refs.list_datasets(store):
-        rule = read_retention(store, dataset)
+def past_retention(
+    store: Store, now_ns: int, every: list[Ref] | None = None, unreadable: list[Unreadable] | None = None
+) -> list[Ref]:
+    """Find the numbered tags that the rules of their datasets no longer keep, by one listing of the rules.
+
+    Args:
+        store: the store to ask.
+        now_ns: the time, ns since 1970 UTC.
+        every: all refs of the store; None lists them.
+        unreadable: takes rules that cannot be read; a dataset with such a rule or such a ref keeps all its tags. None
+            raises Corrupt for the first one.
+
+    Returns:
+        The refs, by dataset and number.
+    """
+    bad: list[Unreadable] = []
+    every = refs.list_all_refs(store, bad) if every is None else every
+    by_dataset: dict[str, list[Ref]] = {}
+    for ref in every:
+        by_dataset.setdefault(ref.dataset, []).append(ref)
+    found: list[Ref] = []
+    ruled = {info.key for info in stores.list_objects(store, RULES)}
+    held = {one.key.split("/")[1] for one in (*bad, *(unreadable or ())) if one.key.startswith("refs/")}
+    for one in bad:
+        set_aside(one.key, Corrupt(one.key, one.why), unreadable)
+    for dataset, known in by_dataset.items():
+        if retention_key(dataset) not in ruled or dataset in held:
+            continue
+        try:
+            rule = read_retention(store, dataset)
+        except Corrupt as error:
+            set_aside(retention_key(dataset), error, unreadable)
+            continue
         if rule is None:
             continue
-        known = refs.list_refs(store, dataset)
         numbered = [ref for ref in known if refs.NUMBERED.fullmatch(ref.tag)]
         named = {ref.version for ref in known if not refs.NUMBERED.fullmatch(ref.tag)}
         found += [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,26 +158,64 @@ def _located(store: Store, root: Root, available: Available, place: int, table: 
     return table.append_column("pack", locations["pack"]).append_column("offset", locations["offset"])
 
 
+CheckAssembly = Callable[[str, pa.Table], Sequence[str]]
+
+
 def verify(
-    store: Store,
-    version: str,
-    scratch: Path,
-    check_assembly: Callable[[str, pa.Table], Sequence[str]] | None = None,
+    store: Store, version: str, scratch: Path, check_assembly: CheckAssembly | None = None
 ) -> Verified:
     """Read every byte of a version in a store again: whole packs, then each file in them.
 
-    check_assembly(id, rows): problems of a pack whose members were published in place (lake.assemblies.verify_assembly); without
-    it each such pack is a problem, for it was not read.
+    Args:
+        store: the store.
+        version: id of the version.
+        scratch: a folder with room for a pack and the rows of the version.
+        check_assembly: given an id and rows, it finds the problems of a pack whose members were published in place
+            (lake.assemblies.verify_assembly); without it each such pack is a problem, for it was not read.
+
+    Returns:
+        What is wrong.
+
+    Raises:
+        NotFound: the version, a part or its locations are not there.
+        Corrupt: one of these is damaged.
     """
     found = read_available(store, version)
-    problems: list[str] = []
+    problems = pack_problems(store, found, scratch, check_assembly)
+    return Verified(found.files, found.bytes, tuple(line for lines in problems.values() for line in lines))
+
+
+def pack_problems(
+    store: Store,
+    found: Available,
+    scratch: Path,
+    check_assembly: CheckAssembly | None = None,
+    only: Collection[str] | None = None,
+) -> dict[str, list[str]]:
+    """Read packs of a version as `verify` does.
+
+    Args:
+        store: the store.
+        found: what it says of the version.
+        scratch: as `verify` has it.
+        check_assembly: as `verify` has it.
+        only: ids of the packs to read; None: all.
+
+    Returns:
+        Id of each pack that has problems → one line a problem.
+    """
+    problems: dict[str, list[str]] = {}
     for use, mine in _by_pack(store, found, scratch):
+        if only is not None and use.id not in only:
+            continue
         if use.id in found.assembled:
             unread = [f"assemblies {use.id[:12]}: published in place, not read"]
-            problems += check_assembly(use.id, mine) if check_assembly is not None else unread
+            lines = check_assembly(use.id, mine) if check_assembly is not None else unread
         else:
-            problems += _bad_pack(store, use, mine, scratch)
-    return Verified(found.files, found.bytes, tuple(problems))
+            lines = _bad_pack(store, use, mine, scratch)
+        if lines:
+            problems[use.id] = list(lines)
+    return problems
 
 
 def _by_pack(store: Store, found: Available, scratch: Path) -> Iterator[tuple[PackUse, pa.Table]]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lake.errors import Explained
+from lake.unreadable import Unreadable
 
 Progress = Callable[[str, int, int], None]
 Unit = str | Callable[[str], str]
@@ -144,6 +145,12 @@ def moment(at_ns: int) -> str:
 def error_fields(found: Explained) -> dict[str, str]:
     """An error as the JSON of a command has it: `kind` is its class, for programs; the rest is for people."""
     return {"kind": type(found).__name__, "what": found.what, "why": found.why, "fix": found.fix}
+
+
+def unreadable(found: Sequence[Unreadable]) -> None:
+    """What was set aside because it cannot be read, on stderr."""
+    for one in found:
+        say(f"unreadable: {one.key}: {one.why}")
 
 
 def error(found: Explained) -> None:

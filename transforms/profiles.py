@@ -49,6 +49,11 @@ def _key(vehicle: str) -> str:
     return f"profiles/{check_part('the vehicle', vehicle)}.json"
 
 
+def has_profile(store: Store, vehicle: str) -> bool:
+    """Whether a vehicle has a profile of its own."""
+    return stores.exists(store, _key(vehicle))
+
+
 def read_profile(store: Store, vehicle: str) -> Profile:
     """Of a vehicle, else the default, else one that requires nothing. Raises Corrupt for one that is none."""
     for name in (vehicle, DEFAULT):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lake.errors import Refused
+from lake.unreadable import Unreadable
 from outlap import show
 from outlap.options import AsJson, Idc
 
@@ -48,16 +49,18 @@ def undelete(
 
     store = lake_store(load_config(), idc)
     if version is None:
-        items = trash.trashed(store)
+        bad: list[Unreadable] = []
+        items = trash.trashed(store, unreadable=bad)
+        show.unreadable(bad)
         if as_json:
             show.json_line([asdict(item) for item in items])
-            return
+            raise typer.Exit(3 if bad else 0)
         rows = [
             (f"{item.ref.dataset}@{item.ref.tag}", item.ref.version[:12], show.moment(item.deleted_ns))
             for item in items
         ]
         show.table(("tag", "version", "deleted"), rows, title=f"trash of {store.name}")
-        return
+        raise typer.Exit(3 if bad else 0)
     dataset, at, tag = version.partition("@")
     if not at:
         raise Refused(f"undelete {version!r}", "it names no tag", "see `outlap undelete` for what there is")

@@ -25,7 +25,7 @@ def gc(
     """Apply retention, empty the trash of what is past its grace, mark garbage, and delete what was marked a grace ago.
 
     Needed, and never deleted, is what a tag, the trash, the catalogue or a node (warm, pinned or mounted) needs. Exit code 3 when
-    something is being written, so that nothing was deleted.
+    something is being written, so that nothing was deleted, or when something could not be read, so that what it may need is kept.
     """
     from lake import garbage
     from lake.config import load_config
@@ -50,11 +50,14 @@ def gc(
                 (f"{would}deleted", f"{len(done.deleted):,} objects, {show.size(done.deleted_bytes)}"),
             ]
         )
+        show.unreadable(done.unreadable)
+        if done.spared:
+            show.line(f"so nothing below {', '.join(done.spared)} was collected")
         for what in done.held_by:
             show.line(f"nothing was deleted: {what} is running; run it again")
         if done.dry_run:
             show.say("this was a dry run; `outlap gc --delete` does it")
-    raise typer.Exit(3 if done.held_by else 0)
+    raise typer.Exit(3 if done.held_by or done.unreadable else 0)
 
 
 def wanted_by_nodes(config: Config) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lake.errors import Refused
+from lake.errors import Corrupt, Refused
+from lake.unreadable import Unreadable
 from outlap import show
 from outlap.options import AsJson, Idc
 
@@ -48,14 +49,19 @@ def history(version: Tag, at: At = None, idc: Idc = None, as_json: AsJson = Fals
 
     store = lake_store(load_config(), idc)
     dataset, tag = refs.parse(version)
+    bad: list[Unreadable] = []
     found = (
-        refs.history(store, dataset, tag) if at is None else [refs.was_at(store, dataset, tag, moment_ns(at))]
+        refs.history(store, dataset, tag, bad)
+        if at is None
+        else [refs.was_at(store, dataset, tag, moment_ns(at))]
     )
+    show.unreadable(bad)
     if as_json:
         show.json_line([asdict(ref) for ref in found])
-        return
+        raise typer.Exit(3 if bad else 0)
     rows = [(show.moment(ref.moved_ns), ref.version[:12], show.moment(ref.at_ns)) for ref in found]
     show.table(("since", "version", "published"), rows, title=f"{dataset}@{tag} in {store.name}")
+    raise typer.Exit(3 if bad else 0)
 
 
 def rollback(
@@ -67,7 +73,10 @@ def rollback(
     idc: Idc = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a tag name again what it named at a time (--at), or another version (--to). The history keeps both moves."""
+    """Let a tag name again what it named at a time (--at), or another version (--to). The history keeps both moves.
+
+    A tag that cannot be read is written anew.
+    """
     from lake import leases, refs
     from lake.config import load_config
     from lake.stores import lake_store
@@ -77,19 +86,27 @@ def rollback(
         raise typer.BadParameter("give exactly one of --to and --at")
     store = lake_store(load_config(), idc)
     dataset, tag = refs.parse(version)
-    if refs.NUMBERED.fullmatch(tag):
+    try:
+        now = refs.read_ref(store, dataset, tag)
+    except Corrupt as error:
+        show.say(f"written anew: {error}")
+        now, is_bad = None, True
+    else:
+        now, is_bad = now or refs.resolve(store, dataset, tag), False
+    if refs.NUMBERED.fullmatch(tag) and not is_bad:
         raise Refused(
             f"move {dataset}@{tag}", "a numbered tag names one version for ever", "move `latest` or a name"
         )
-    now = refs.resolve(store, dataset, tag)
     old = refs.resolve(store, dataset, to) if to else refs.was_at(store, dataset, tag, moment_ns(at or ""))
-    with leases.writing(store, f"the roll back of {dataset}@{now.tag}") as lease:
+    name, was = (now.tag, now.version) if now is not None else (tag, None)
+    moved = refs.Ref(dataset, name, old.version, old.at_ns, old.origin)
+    with leases.writing(store, f"the roll back of {dataset}@{name}") as lease:
         read_available(store, old.version)  # raises NotFound when it has been collected
-        refs.move_ref(store, refs.Ref(dataset, now.tag, old.version, old.at_ns, old.origin))
+        refs.move_ref(store, moved, over_unreadable=is_bad)
         while lease.was_broken():  # it may have been collected after it was found
             lease.take_again()
             read_available(store, old.version)
     if as_json:
-        show.json_line({"dataset": dataset, "tag": now.tag, "was": now.version, "version": old.version})
+        show.json_line({"dataset": dataset, "tag": name, "was": was, "version": old.version})
     else:
-        show.line(f"{dataset}@{now.tag} names {old.version[:12]} (was {now.version[:12]})")
+        show.line(f"{dataset}@{name} names {old.version[:12]} (was {was[:12] if was else 'unreadable'})")

@@ -25,11 +25,13 @@ def profile(
     from lake.config import load_config
     from lake.stores import lake_store
     from outlap.errors import NotHere
-    from transforms.profiles import read_profile, write_profile
+    from transforms.profiles import has_profile, read_profile, write_profile
 
     store = lake_store(load_config())
     if set_to is None:
         found = read_profile(store, vehicle)
+        if not has_profile(store, vehicle):
+            show.say(f"{vehicle} has no profile of its own; this is what holds for it")
     else:
         try:
             value = json.loads(set_to.read_bytes())

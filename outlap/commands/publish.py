@@ -144,6 +144,8 @@ def _tell(done: Done, as_json: bool) -> None:
     show.line(
         f"{new} {made.dataset}@{made.tag} ({made.version[:12]}): {made.files:,} files, {show.size(made.bytes)}"
     )
+    for line in made.stays:
+        show.line(line)
     show.say(f"parts: {made.parts_written} written, {made.parts_reused} reused")
     for kind, names in (("missing", done.missing), ("twice in the list", done.duplicates)):
         for found in names[:20]:

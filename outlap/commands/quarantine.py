@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lake.unreadable import Unreadable
 from outlap import show
 from outlap.options import AsJson, Idc
 
@@ -24,15 +25,37 @@ def _errors(entry: Entry) -> list[str]:
     return list(dict.fromkeys(found.rule for found in entry.findings if found.severity == "error"))
 
 
+def _refused_by(entries: list[Entry], rule: str | None) -> list[Entry]:
+    """The entries of drives that a rule refused. Raises NotFound for a rule that neither we nor the entries know."""
+    from lake.errors import NotFound
+    from lake.names import near_names
+    from transforms.rules import DRIVE_RULES, FILE_RULES, PROFILE_RULES
+
+    known = (
+        {one.id for one in FILE_RULES} | {one.id for one in DRIVE_RULES} | {one.id for one in PROFILE_RULES}
+    )
+    known |= {one for entry in entries for one in _errors(entry)}
+    if rule is not None and rule not in known:
+        names = near_names(rule, sorted(known), 5)
+        raise NotFound(f"the rule {rule!r}", f"there are: {names}", "name one of docs/rules.md")
+    return [entry for entry in entries if rule is None or rule in _errors(entry)]
+
+
 def _named(lake: Store, drive: str) -> Entry:
     """Raises NotFound, Refused."""
     from lake import quarantine as kept
     from lake.errors import NotFound
+    from lake.names import near_names
 
     vehicle, _, name = drive.partition("/")
     entry = kept.read(lake, vehicle, name)
     if entry is None:
-        raise NotFound(f"the drive {drive}", "it is not in quarantine", "see `outlap quarantine ls`")
+        known = near_names(drive, ["/".join(pair) for pair in kept.names(lake)])
+        raise NotFound(
+            f"the drive {drive}",
+            f"it is not in quarantine; there is: {known}",
+            "see `outlap quarantine ls`",
+        )
     return entry
 
 
@@ -47,10 +70,13 @@ def ls(
     from lake.config import load_config
     from lake.stores import lake_store
 
-    found = [e for e in kept.entries(lake_store(load_config(), idc)) if rule is None or rule in _errors(e)]
+    bad: list[Unreadable] = []
+    every = kept.entries(lake_store(load_config(), idc), bad)
+    found = _refused_by(every, rule)
+    show.unreadable(bad)
     if as_json:
         show.json_line([asdict(entry) for entry in found])
-        return
+        raise typer.Exit(3 if bad else 0)
     rows = [
         (
             f"{entry.vehicle}/{entry.drive}",
@@ -61,6 +87,7 @@ def ls(
         for entry in found
     ]
     show.table(("drive", "refused at", "rules", "findings"), rows)
+    raise typer.Exit(3 if bad else 0)
 
 
 @quarantine.command("show")
@@ -115,8 +142,13 @@ def retry(
     landing, lake = landing_store(config), lake_store(config)
     if every == bool(drives):
         raise NotHere("which drives", "name some, or give --all, not both", "see `outlap quarantine ls`")
-    entries = kept.entries(lake) if every else [_named(lake, drive) for drive in drives or ()]
-    entries = [entry for entry in entries if not (every and rule) or rule in _errors(entry)]
+    bad: list[Unreadable] = []
+    entries = (
+        _refused_by(kept.entries(lake, bad), rule)
+        if every
+        else [_named(lake, drive) for drive in drives or ()]
+    )
+    show.unreadable(bad)
     recipe = Recipe(cut=Rate(rate_mhz=max(1, round(rate_hz * 1000)))) if rate_hz else Recipe()
     reports: list[dict[str, Any]] = []
     with scratch() as folder:
@@ -134,7 +166,7 @@ def retry(
         rows = [(f"{r['vehicle']}/{r['drive']}", r["outcome"], r.get("frames"), _why(r)) for r in reports]
         show.table(("drive", "outcome", "frames", "why"), rows)
     good = sum(report["outcome"] in ("ingested", "already") for report in reports)
-    raise typer.Exit(0 if good == len(reports) else 3 if good else 1)
+    raise typer.Exit(0 if good == len(reports) and not bad else 3 if good or not reports else 1)
 
 
 def _why(report: dict[str, Any]) -> str:

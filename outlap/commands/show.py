@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lake.unreadable import Unreadable
 from outlap import show
 from outlap.options import AsJson, Idc
 
@@ -19,9 +20,12 @@ def show_version(
     idc: Idc = None,
     as_json: AsJson = False,
 ) -> None:
-    """List datasets, or the tags of one, or what stands in a version: files, bytes, packs, and what made it."""
+    """List datasets, or the tags of one, or what stands in a version: files, bytes, packs, and what made it.
+
+    Exit code 3 when a tag cannot be read: it is named, the others are shown.
+    """
     from lake.config import load_config
-    from lake.refs import list_datasets, list_refs
+    from lake.refs import list_all_refs, list_refs
     from lake.stores import lake_store
 
     config = load_config()
@@ -29,17 +33,19 @@ def show_version(
     if version is not None and "@" in version:
         _one(store, version, as_json)
         return
-    names = list_datasets(store) if version is None else [version]
-    refs = [ref for name in names for ref in list_refs(store, name)]
+    bad: list[Unreadable] = []
+    refs = list_all_refs(store, bad) if version is None else list_refs(store, version, bad)
+    show.unreadable(bad)
     if version is not None and not refs:
         from lake.refs import resolve
 
         resolve(store, version)  # raises NotFound, which names what there is
     if as_json:
         show.json_line([asdict(ref) for ref in refs])
-        return
+        raise typer.Exit(3 if bad else 0)
     rows = [(ref.dataset, ref.tag, ref.version[:12], show.moment(ref.at_ns)) for ref in refs]
     show.table(("dataset", "tag", "version", "published"), rows, title=f"datasets in {store.name}")
+    raise typer.Exit(3 if bad else 0)
 
 
 def _one(store: Any, version: str, as_json: bool) -> None:

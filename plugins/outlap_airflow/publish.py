@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +19,9 @@ from outlap_airflow.sources import Derive, Files, Pickle, Prefix, Query, Split, 
 if TYPE_CHECKING:
     from lake import snapshots
     from lake.publish import Published
+    from lake.refs import Ref
     from lake.stores import Store
+    from lake.tagging import MayLeave
 
 MOST_LIST_BYTES = 256 << 20
 log = logging.getLogger(__name__)
@@ -53,15 +56,20 @@ def publish(
     if made is not None:
         return {**asdict(made), "mine": True, **extra}
     origin = {"by": "airflow", "dag": dag_id, "run": run_id, "idc": config.idc}
-    among = None
+    among: snapshots.Files | None = None
+    may_leave: MayLeave | None = None
     if night is not None:
         found = _of_night(lake, night)
         newer = _published_since(lake, dataset, found)
         if newer is not None:
             return {**asdict(newer), "mine": False, **extra}
         origin["night"], among = night, _catalogue_of(lake, found)
+        may_leave = functools.partial(_is_before, night=found)  # asked again when it is moved
+
     with scratch_folder(config) as scratch:
-        published, more = _publish(config, lake, dataset, source, scratch, origin, tag, among)
+        published, more = _publish(config, lake, dataset, source, scratch, origin, tag, among, may_leave)
+    for line in published.stays:
+        log.warning("%s@%s is published; %s", dataset, published.tag, line)
     mine = _made_by(lake, dataset, dag_id, run_id) is not None
     return {**asdict(published), "mine": mine, **extra, **more}
 
@@ -85,12 +93,13 @@ def _publish(
     origin: Mapping[str, Any],
     tag: str | None,
     among: snapshots.Files | None,
+    may_leave: MayLeave | None,
 ) -> tuple[Published, dict[str, Any]]:
     """The version, and what else is to be told: missing and duplicates of a list, left_out of a derivation."""
     if isinstance(source, Query):
         from lake.publish import publish_query
 
-        return publish_query(lake, dataset, source.sql, scratch, origin, tag, among), {}
+        return publish_query(lake, dataset, source.sql, scratch, origin, tag, among, may_leave), {}
     if isinstance(source, Derive):
         return _derive(config, lake, dataset, source, scratch, origin, tag)
     if isinstance(source, Split):
@@ -201,6 +210,15 @@ def _catalogue_of(lake: Any, night: Any) -> snapshots.Files:
     return read_snapshot(lake, night.snapshot)
 
 
+def _is_since(latest: Ref, night: Any) -> bool:
+    """Whether `latest` came to name its version after the night was fixed, and not by the night itself."""
+    return bool(latest.moved_ns > night.fixed_ns) and latest.origin.get("night") != night.name
+
+
+def _is_before(latest: Ref, night: Any) -> bool:
+    return not _is_since(latest, night)
+
+
 def _published_since(lake: Any, dataset: str, night: Any) -> Any:
     """The Published of what `latest` names when it came to name it after the night was fixed; None: the night may move it."""
     from lake import refs
@@ -208,7 +226,7 @@ def _published_since(lake: Any, dataset: str, night: Any) -> Any:
     from lake.versions import read_available
 
     latest = refs.read_ref(lake, dataset, refs.LATEST)
-    if latest is None or latest.moved_ns <= night.fixed_ns or latest.origin.get("night") == night.name:
+    if latest is None or not _is_since(latest, night):
         return None
     there, shown = read_available(lake, latest.version), refs.resolve(lake, dataset, latest.version)
     log.info("%s@%s was published after the night %s: it stays", dataset, shown.tag, night.name)

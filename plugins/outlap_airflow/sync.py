@@ -53,6 +53,7 @@ def sync_to(dataset: str, ref: str, idc: str, report_progress: Progress | None =
     from lake import refs
     from lake.stores import lake_store
     from lake.sync import sync
+    from lake.sync_settings import SyncSettings
 
     config = load_config()
     source, target = lake_store(config), lake_store(config, idc)
@@ -72,7 +73,19 @@ def sync_to(dataset: str, ref: str, idc: str, report_progress: Progress | None =
 
     scratch.mkdir(parents=True, exist_ok=True)
     pace = linkshare.of_sync(config, config.idc, idc, f"{dataset}@{version}")
-    report = sync(source, target, dataset, version, scratch, progress, pace)
+    report = sync(
+        source,
+        target,
+        dataset,
+        version,
+        scratch,
+        progress,
+        pace,
+        settings=config.section("sync", SyncSettings),
+        waiting=lambda line: log.warning("%s@%s to %s: %s", dataset, version[:12], idc, line),
+    )
+    for line in report.kept:
+        log.warning("%s@%s is in %s; %s", dataset, version[:12], idc, line)
     if report.dead:
         lines = "\n".join(report.dead)
         raise AirflowException(

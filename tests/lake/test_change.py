@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from cacheengine import wanted
-from lake import keptfiles, manifests, publish, refs, snapshots, stores, sync, versions
+from lake import keptfiles, manifests, publish, refs, snapshots, stores, sync, verified, versions
 from lake.catalog import snapshot_id
 from lake.errors import Corrupt, NotFound
 from lake.packs import pack_key
+from lake.sync_settings import SyncSettings
 from tests.lake.frames import cut
 
 SQL = "select * from frames where output = '720p'"
@@ -109,21 +110,29 @@ def test_a_latest_that_is_not_available_is_trusted_for_nothing(make_folder_store
     assert versions.is_available(store, first.version)
 
 
-def test_a_sync_asks_the_target_for_nothing_that_its_latest_has(
+@pytest.mark.fault("C5")
+def test_a_sync_asks_the_target_for_nothing_that_a_young_verification_vouches_for(
     make_folder_store, tmp_path, small_parts, seen
 ):
     here, there = lake(make_folder_store, tmp_path), make_folder_store("there", "idc-b")
-    publish.publish_query(here, "city", SQL, tmp_path, {})
+    first = publish.publish_query(here, "city", SQL, tmp_path, {})
     sync.sync(here, there, "city", "latest", tmp_path / "s")
+    assert versions.verify(there, first.version, tmp_path).problems == ()
+    verified.keep_verified(there, "city", first.version)
     cut(here, tmp_path, "d99")
     second = publish.publish_query(here, "city", SQL, tmp_path, {})
     plain = sync.plan(here, there, second.version)
     seen.calls.clear()
     known = sync.plan(here, there, second.version, "city")
-    assert known == plain and len(known.packs) == 1
+    assert known.packs == plain.packs and known.packs_vouched == 8 and plain.packs_vouched == 0
     assert seen.keys("packs/") == {pack_key(known.packs[0].id)}
+    assert "list" not in {name for name, _ in seen.calls}
+    # one that is too old, or of a version that was repacked since, vouches for nothing
+    seen.calls.clear()
+    old = sync.plan(here, there, second.version, "city", settings=SyncSettings(verified_hours=0))
+    assert old.packs_vouched == 0 and len(seen.keys("packs/")) == 9
     report = sync.sync(here, there, "city", "latest", tmp_path / "s")
-    assert (report.packs_copied, report.packs_present) == (1, 8)
+    assert (report.packs_copied, report.packs_present, report.packs_vouched) == (1, 8, 8)
     assert versions.verify(there, second.version, tmp_path).problems == ()
 
 
