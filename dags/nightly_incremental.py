@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
 from outlap_airflow import forms, nightly
 from outlap_airflow.faults import RETRIES
+from outlap_airflow.operators import RunDag
 from outlap_airflow.settings import airflow_settings
 
 from lake.config import load_config
@@ -20,8 +20,8 @@ with DAG(
     description="Ingest new drives, publish the datasets of the settings again; sync and warm follow",
     doc_md="""
 Takes the uploads that ended before the moment this run stands for, then runs `publish_dataset` for each entry of `[[airflow.datasets]]`
-in outlap.toml. A dataset whose query selects the same frames as before keeps its version, and nothing follows. A
-failed drive does not keep the others from being published; the run then ends as failed.
+in outlap.toml. A dataset whose query selects the same frames as before keeps its version, and nothing follows; one whose
+query selects nothing yet is skipped. A failed drive does not keep the others from being published; the run then ends as failed.
 
 A night begins where the last one ended, so a missed night is caught up by the next. A night that is run again, or backfilled,
 finds the catalogue as it left it and publishes the same; one that a later night has caught up does nothing. `[airflow] nightly` and
@@ -54,7 +54,7 @@ finds the catalogue as it left it and publishes the same; one that a later night
         )
 
     night = look()
-    ingest = TriggerDagRunOperator(
+    ingest = RunDag(
         task_id="ingest",
         trigger_dag_id="ingest_drives",
         # the same night is the same run, which is run again instead of a second one
@@ -72,7 +72,7 @@ finds the catalogue as it left it and publishes the same; one that a later night
     def find(night: dict[str, Any]) -> list[dict[str, Any]]:
         return nightly.publishes(night, get_current_context()["params"]["dataset"])
 
-    publish = TriggerDagRunOperator.partial(
+    publish = RunDag.partial(
         task_id="publish",
         trigger_dag_id="publish_dataset",
         logical_date=None,

@@ -39,6 +39,10 @@ class Refused(LakeError):
     """The request itself cannot be granted: a bad name, a bad query, a wrong setting."""
 
 
+class Empty(Refused):
+    """What was to be published has no file: nothing is wrong, and nothing is there (yet)."""
+
+
 class StoreDown(LakeError):
     """A store does not answer, or refuses our credentials."""
 

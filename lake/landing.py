@@ -143,6 +143,11 @@ def read_drive(store: Store, vehicle: str, drive: str) -> Drive:
     return found
 
 
+def malformed_fingerprint(store: Store, vehicle: str, drive: str) -> str:
+    """Fingerprint of an upload whose COMPLETE.json cannot be read: of its bytes as they are. Raises NotFound."""
+    return blake3_hex(stores.get(store, f"{_folder(vehicle, drive)}/{COMPLETE}"))
+
+
 def landed_key(vehicle: str, drive: str, path: str) -> str:
     """Where a file of an upload lies."""
     return f"{_folder(vehicle, drive)}/{check_path(path)}"
@@ -191,6 +196,8 @@ def upload_drive(
 ) -> Drive:
     """Upload every file of a folder, COMPLETE.json last.
 
+    An older upload of that name is no longer complete from the first byte on, and nothing of it is left at the end.
+
     Args:
         store: The landing.
         folder: Its files are the drive's.
@@ -207,6 +214,28 @@ def upload_drive(
         StoreDown: the store does not answer.
     """
     prefix = _folder(vehicle, drive)
+    data = describe_folder(folder, vehicle, drive, start_ns, channels)
+    described = _parse(data, COMPLETE)
+    stores.delete(store, f"{prefix}/{COMPLETE}")
+    for file in described.files:
+        is_sent = _send(store, f"{prefix}/{file.path}", folder / file.path, file, sent)
+        told(file.path, file.size, is_sent)
+    named = {f"{prefix}/{file.path}" for file in described.files}
+    for info in list(stores.list_objects(store, f"{prefix}/")):
+        if info.key not in named:
+            stores.delete(store, info.key)
+    stores.put(store, f"{prefix}/{COMPLETE}", data)
+    return described
+
+
+def describe_folder(
+    folder: Path,
+    vehicle: str,
+    drive: str,
+    start_ns: int | None = None,
+    channels: Mapping[str, str] | None = None,
+) -> bytes:
+    """The COMPLETE.json of a folder, in canonical form: the same files give the same bytes. Raises Refused for illegal names."""
     files = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = check_path(path.relative_to(folder).as_posix())
@@ -215,24 +244,26 @@ def upload_drive(
         channel = (channels or {}).get(name, path.stem)
         files.append({"path": name, "size": path.stat().st_size, "sha256": digest, "channel": channel})
         check_part("the channel", channel)
-        told(name, path.stat().st_size, _send(store, f"{prefix}/{name}", path, digest, name, sent))
     value = {"outlap": 1, "vehicle": vehicle, "drive": drive, "start_ns": start_ns, "files": files}
-    data = canonical_json(value)
-    stores.put(store, f"{prefix}/{COMPLETE}", data)
-    return _parse(data, COMPLETE)
+    return canonical_json(value)
+
+
+def fingerprint_of(described: bytes) -> str:
+    """The fingerprint of a drive from its COMPLETE.json. Raises Corrupt."""
+    return _parse(described, COMPLETE).fingerprint
 
 
 def _send(
-    store: Store, key: str, path: Path, digest: str, name: str, sent: MutableMapping[str, str] | None
+    store: Store, key: str, path: Path, file: LandedFile, sent: MutableMapping[str, str] | None
 ) -> bool:
     """Upload one file unless the object is the one that an earlier try sent; whether it was sent."""
-    there = stores.head(store, key) if sent is not None and name in sent else None
-    if sent is not None and there is not None and sent[name] == f"{digest} {there.etag}":
+    there = stores.head(store, key) if sent is not None and file.path in sent else None
+    if sent is not None and there is not None and sent[file.path] == f"{file.sha256} {there.etag}":
         return False
     stores.put_file(store, key, path)
     if sent is not None:
         there = stores.head(store, key)
-        sent[name] = f"{digest} {there.etag if there is not None else None}"
+        sent[file.path] = f"{file.sha256} {there.etag if there is not None else None}"
     return True
 
 

@@ -19,7 +19,7 @@ from lake.assemblies import OpenNamed
 from lake.availability import confirm, let_appear
 from lake.before import version_before
 from lake.building import BuiltPart, checked_parts, put_parts
-from lake.errors import Refused
+from lake.errors import Empty, Refused
 from lake.holdings import tally, write_holdings
 from lake.imports import FILE_SCHEMA, ITEMS, Progress, folder_items, no_store, pack_items, prefix_items
 from lake.leases import Writing
@@ -234,8 +234,10 @@ def _root(
     dataset: str, columns: Sequence[tuple[str, Any]], parts: Sequence[PartRef], identity: str
 ) -> tuple[str, bytes]:
     if not parts:
-        raise Refused(
-            f"the dataset {dataset!r}", "there is no file to publish", "widen the query, or check the source"
+        raise Empty(
+            f"the dataset {dataset!r}",
+            "there is no file to publish",
+            "widen the query (recipes that are not current are in `frames_all`), or check the source",
         )
     return manifests.make_root([(name, str(kind)) for name, kind in columns], parts, identity)
 

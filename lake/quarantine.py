@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ from lake.names import check_part
 from lake.stores import Store
 from lake.unreadable import Unreadable, read_each
 
+UNREADABLE = "unreadable-entry"
 Severity = Literal["error", "warning"]
 
 
@@ -66,7 +67,10 @@ def _key(vehicle: str, drive: str) -> str:
 def add(store: Store, vehicle: str, drive: str, findings: Sequence[Finding], fingerprint: str) -> Entry:
     """Write the entry of a drive, over an older one."""
     entry = Entry(vehicle, drive, tuple(findings), fingerprint, time.time_ns())
-    known = read(store, vehicle, drive)
+    try:
+        known = read(store, vehicle, drive)
+    except Corrupt:
+        known = None  # it is written anew
     if known is not None and (known.findings, known.fingerprint) == (entry.findings, fingerprint):
         return known  # told before: the time of the first refusal stays
     stores.put(store, _key(vehicle, drive), _bytes(entry))
@@ -127,6 +131,17 @@ def _names(store: Store, prefix: str) -> list[tuple[str, str]]:
     )
 
 
+def _readable(
+    load: Callable[[Store, str, str], Entry | None], store: Store, vehicle: str, drive: str
+) -> Entry | None:
+    """An entry that cannot be read is one whose finding says so: it can be shown, dismissed, and tried again."""
+    try:
+        return load(store, vehicle, drive)
+    except Corrupt as error:
+        finding = Finding(UNREADABLE, "error", error.what, error.why, inferred=True)
+        return Entry(vehicle, drive, (finding,), "", 0)
+
+
 def entries(store: Store, unreadable: list[Unreadable] | None = None) -> list[Entry]:
     """Read the entries of all refused drives.
 
@@ -143,7 +158,8 @@ def entries(store: Store, unreadable: list[Unreadable] | None = None) -> list[En
 
 def dismissed(store: Store) -> list[Entry]:
     """All dismissed drives, by vehicle and drive."""
-    return [entry for pair in dismissed_names(store) if (entry := read_dismissed(store, *pair)) is not None]
+    found = (_readable(read_dismissed, store, *pair) for pair in dismissed_names(store))
+    return [entry for entry in found if entry is not None]
 
 
 def dismiss(store: Store, vehicle: str, drive: str, by: str) -> Entry:
@@ -161,7 +177,7 @@ def dismiss(store: Store, vehicle: str, drive: str, by: str) -> Entry:
     Raises:
         NotFound: It is not in quarantine.
     """
-    entry = read(store, vehicle, drive)
+    entry = _readable(read, store, vehicle, drive)
     if entry is None:
         known = read_dismissed(store, vehicle, drive)
         if known is not None:

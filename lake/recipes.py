@@ -1,6 +1,6 @@
 """The recipes that drives were cut by: list them, make another one current, drop those that are not.
 
-    recipes/<recipe id>.json     canonical JSON of a recipe, written before its first drive reaches the catalogue
+    catalog/recipes/<recipe id>.json     canonical JSON of a recipe, written before its first drive reaches the catalogue
 
 Dropping removes catalogue files alone: published versions stay whole, and packs that nothing needs any more go with `outlap gc`.
 """
@@ -25,7 +25,7 @@ from lake.errors import Conflict, Corrupt, NotFound, Refused
 from lake.recipe_order import LAST_CUT, Mark
 from lake.stores import Info, Store
 
-PREFIX = "recipes/"
+PREFIX = "catalog/recipes/"
 MIN_DIGITS = 6
 RECIPE = re.compile(rf"[0-9a-f]{{{MIN_DIGITS},64}}")
 

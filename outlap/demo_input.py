@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lake.config import Config
-from lake.stores import landing_store
+from lake.stores import lake_store, landing_store
+from outlap.errors import NotHere
 from outlap.recordings import LocalDrive, local_drive, upload
 from outlap.scratch import scratch
 
@@ -57,14 +58,21 @@ def land(config: Config, recordings: Sequence[Path], say: Say) -> Input:
     """Upload the drives that are not landed yet. Raises NotHere, StoreDown."""
     if recordings:
         drives = tuple(local_drive(path, INPUT_VEHICLE) for path in recordings)
-        found = Input("demo-input", INPUT_VEHICLE, tuple({drive.name: drive for drive in drives}.values()))
+        names = [drive.name for drive in drives]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise NotHere(
+                f"the drive {twice[0]}", "two of the recordings have this name", "rename one of them"
+            )
+        found = Input("demo-input", INPUT_VEHICLE, drives)
     else:
         found = Input("demo", VEHICLE, (synthetic(config, say),))
-    store = landing_store(config)
+    store, lake = landing_store(config), lake_store(config)
+    landed = []
     with scratch() as folder:
         for drive in found.drives:
             if drive.left_out:
                 say(f"{drive.name}: left out, being no recordings: {', '.join(drive.left_out)}")
             say(f"landing {drive.vehicle}/{drive.name}: {len(drive.files)} files to {store.where}")
-            upload(store, drive, folder)
-    return found
+            landed.append(replace(drive, name=upload(store, drive, folder, lake)))
+    return replace(found, drives=tuple(landed))

@@ -20,6 +20,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 Idc = Annotated[
     str | None, typer.Option("--idc", metavar="IDC", help="The IDC to ask; default: the one of this machine.")
 ]
+RateHz = Annotated[
+    float | None,
+    typer.Option("--rate-hz", min=0.001, max=1000, help="Frames per second; default: key frames."),
+]
 CacheIdc = Annotated[
     str | None,
     typer.Option("--idc", metavar="IDC", help="The IDC of the nodes; default: the one that has nodes."),

@@ -14,7 +14,7 @@ from lake.landing import Drive
 from lake.stores import Store
 from transforms import work
 from transforms.cut import Piece, Workshop, choose, cut_channel, open_workshop
-from transforms.errors import Unreadable
+from transforms.errors import Unreadable, is_of_machine
 from transforms.moments import moments_of
 from transforms.recipe import Output, Recipe
 from transforms.recordings.formats import can_stay
@@ -149,7 +149,8 @@ def _cut(
         work.refuse(bench, name, error.why)
         raise
     except Exception as error:
-        work.failed(bench, name, f"{type(error).__name__}: {error}")
+        told = work.excuse if is_of_machine(error) else work.failed
+        told(bench, name, f"{type(error).__name__}: {error}")
         raise
     work.save(bench, name, pieces, folder)
     return pieces

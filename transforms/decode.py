@@ -11,7 +11,7 @@ from typing import Any
 
 import av
 
-from transforms.errors import Unreadable
+from transforms.errors import Unreadable, is_of_machine
 from transforms.plan import Run
 from transforms.recordings import Channel
 from transforms.recordings.mp4 import cause
@@ -41,6 +41,8 @@ def decode_run(
                     raise Unreadable("a recording", f"frame {found} is damaged")
                 yield found, frame
     except (av.FFmpegError, ValueError) as error:
+        if is_of_machine(error):
+            raise
         raise Unreadable(
             "a recording", f"frames {run.start} to {run.stop - 1} do not decode: {cause(error)}"
         ) from error

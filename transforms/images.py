@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms
 
-from transforms.errors import Unreadable
+from transforms.errors import Unreadable, is_of_machine
 from transforms.pictures import Picture, jfif_pictures, to_jfif
 from transforms.recipe import Output
 from transforms.recordings import MAX_PIXELS, Orientation
@@ -133,6 +133,8 @@ def resize_jpeg(data: bytes, outputs: Sequence[Output]) -> list[Picture]:
         # sizes are those of the whole picture, whatever was decoded of it
         made = jfif_pictures(frame, orientation, outputs, (width, height))
     except (av.FFmpegError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        if is_of_machine(error):
+            raise
         raise Unreadable("a picture", f"it does not decode: {' '.join(str(error).split())[:200]}") from error
     return [Picture(p.output, p.width, p.height, _with_exif(p.jpeg, kept)) for p in made]
 

@@ -22,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake import catalog, landing, packs, quarantine, recipes, stores
-from lake.canonical import blake3_hex
+from lake import catalog, landing, packs, quarantine, recipes
 from lake.errors import Conflict, Corrupt, NotFound
 from lake.landing import Drive
 from lake.quarantine import Finding
@@ -146,9 +145,10 @@ def _refuse_upload(
     landing_store: Store, lake: Store, vehicle: str, drive: str, named: str, error: Corrupt
 ) -> IngestReport:
     """A COMPLETE.json that is malformed: the drive cannot even be listed."""
-    data = stores.get(landing_store, f"landing/{vehicle}/{drive}/{landing.COMPLETE}")
     findings = (Finding("bad-upload", "error", landing.COMPLETE, error.why),)
-    quarantine.add(lake, vehicle, drive, findings, blake3_hex(data))
+    quarantine.add(
+        lake, vehicle, drive, findings, landing.malformed_fingerprint(landing_store, vehicle, drive)
+    )
     return IngestReport(vehicle, drive, "quarantined", named, findings=findings)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lake.canonical import blake3_hex, canonical_json
+from transforms.errors import TransformError
 
 # Part of every recipe's id: raise it when the same recipe would give other bytes than before.
 CODE_VERSION = 2
@@ -110,6 +111,32 @@ class Recipe(BaseModel):
         if len({tag.name for tag in self.tags}) != len(self.tags):
             raise ValueError("a tag stands twice")
         return self
+
+
+MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 1000.0
+
+
+def recipe_at(rate_hz: float | None) -> Recipe:
+    """The recipe of the command, the form and the API: key frames, or frames at a rate.
+
+    Args:
+        rate_hz: Frames per second; None: key frames.
+
+    Returns:
+        The same recipe for the same rate, whoever asks.
+
+    Raises:
+        TransformError: The rate is outside of MIN_RATE_HZ to MAX_RATE_HZ.
+    """
+    if rate_hz is None:
+        return Recipe()
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise TransformError(
+            f"the rate {rate_hz:g}",
+            f"frames per second are {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g}",
+            "give another one",
+        )
+    return Recipe(cut=Rate(rate_mhz=round(rate_hz * 1000)))
 
 
 def recipe_json(recipe: Recipe) -> bytes:

@@ -22,7 +22,7 @@ from lake.quarantine import Finding
 from lake.stores import Store
 from transforms import work
 from transforms.cutting import Progress, cut_drive, fetch
-from transforms.errors import TransformError
+from transforms.errors import TransformError, is_of_machine
 from transforms.ingest import IngestReport, ingest_drive
 from transforms.recipe import Distance, Recipe, recipe_id
 from transforms.recordings.formats import LOGS, format_of, split_of
@@ -224,13 +224,14 @@ def _run_drives(
             continue
         try:
             reports.append(ingest_drive(landing_store, lake, vehicle, drive, recipe, scratch, progress))
-        except (StoreDown, ReadOnly):
-            raise
         except Exception as error:
+            if bench is not None:
+                told = work.excuse if is_of_machine(error) else work.failed
+                told(bench, "drive", f"{type(error).__name__}: {error}")
+            if isinstance(error, StoreDown | ReadOnly):
+                raise  # down for all of them
             log.exception("drive %s/%s failed, the shard goes on", vehicle, drive)
             failed.append(f"{vehicle}/{drive}")
-            if bench is not None:
-                work.failed(bench, "drive", f"{type(error).__name__}: {error}")
             continue
         if bench is not None:
             work.clear(bench)

@@ -10,6 +10,7 @@ they go when the drive is in the catalogue.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from blake3 import blake3
 
 from lake import packs, stores
 from lake.canonical import blake3_hex, canonical_json, read_json
-from lake.errors import Corrupt, NotFound
+from lake.errors import Corrupt, LakeError, NotFound
 from lake.landing import Drive
 from lake.packs import PackWriter
 from lake.stores import Store
@@ -26,6 +27,8 @@ from transforms.cut import Piece
 from transforms.recipe import Recipe, recipe_id
 from transforms.seen import Seen
 from transforms.times import Int64
+
+log = logging.getLogger(__name__)
 
 # A clip that ended so many tries without an answer (killed, out of memory) is given up.
 MOST_TRIES = 3
@@ -118,6 +121,17 @@ def failed(bench: Bench, name: str, why: str) -> None:
     """Remember how the try that was begun ended."""
     known = {**_tries(bench, name), "last": why[:300]}
     stores.put(bench.store, f"{bench.prefix}{name}.json", canonical_json(known))
+
+
+def excuse(bench: Bench, name: str, why: str) -> None:
+    """The try that was begun does not count: the machine or a store failed it, not the recording. Fails for nothing."""
+    try:
+        known = _tries(bench, name)
+        tries = max(0, int(str(known.get("tries", 0))) - 1)
+        value = canonical_json({**known, "tries": tries, "last": why[:300]})
+        stores.put(bench.store, f"{bench.prefix}{name}.json", value)
+    except LakeError:
+        log.warning("the try of %s%s counts: the store is away", bench.prefix, name)
 
 
 def refuse(bench: Bench, name: str, why: str) -> None:

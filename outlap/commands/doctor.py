@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from outlap import show
+from outlap.batch import failure_of
 from outlap.options import AsJson
 
 if TYPE_CHECKING:
@@ -32,13 +33,23 @@ class Check:
 
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine: Python, rights, FUSE, how views are mounted and why so, disk, commands, settings, the stack."""
-    checks = [check for find in FINDERS for check in find()]
+    checks = [check for find in FINDERS for check in _checked(find)]
     if as_json:
         show.json_line([asdict(check) for check in checks])
     else:
         words = {True: "ok", False: "NOT OK", None: "-"}
         show.table(("check", "", "found", "next"), [(c.name, words[c.ok], c.found, c.fix) for c in checks])
     raise typer.Exit(1 if any(check.ok is False for check in checks) else 0)
+
+
+def _checked(find: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """The checks of a finder; what it raises is a check that is not ok, and the others go on."""
+    try:
+        yield from find()
+    except Exception as error:
+        name = find.__name__.strip("_")
+        failure = failure_of(error, name, "report it")
+        yield Check(name, False, f"{failure.what}: {failure.why}", failure.fix)
 
 
 def _python() -> Iterator[Check]:

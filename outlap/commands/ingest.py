@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outlap import show
-from outlap.options import AsJson
+from outlap import batch, show
+from outlap.errors import NotHere
+from outlap.options import AsJson, RateHz
+
+if TYPE_CHECKING:
+    from outlap.ingest_worker import DriveTask
 
 
 def ingest(
@@ -21,44 +25,73 @@ def ingest(
     vehicle: Annotated[
         str, typer.Option("--vehicle", help="The vehicle that local recordings belong to.")
     ] = "local",
-    rate_hz: Annotated[
-        float | None,
-        typer.Option("--rate-hz", min=0.001, max=1000, help="Frames per second; default: key frames."),
+    drive: Annotated[
+        str | None,
+        typer.Option(
+            "--drive", metavar="NAME", help="The drive's name; default: that of the file or folder."
+        ),
     ] = None,
+    rate_hz: RateHz = None,
     as_json: AsJson = False,
 ) -> None:
     """Check recordings, cut frames, make 4K and 720P JPEGs, pack them, and fill the catalogue.
 
-    Local recordings are uploaded to the landing first, each PATH as one drive. A bad drive goes to quarantine and the others
-    go on: exit code 3 when some were refused, 1 when all were.
+    Local recordings are uploaded to the landing first, each PATH as one drive of the name of the file or folder; corrected recordings
+    take the place of refused ones. A bad drive goes to quarantine, one that fails for another reason is told at the end, and the others
+    go on: exit code 3 when some were not taken, 1 when all were not.
     """
     from lake.config import load_config
-    from lake.errors import Explained
     from lake.stores import lake_store, landing_store
-    from outlap.recordings import find_drives, upload
+    from outlap.ingest_worker import ingest_each
     from outlap.scratch import scratch
-    from transforms.ingest import ingest_drive
-    from transforms.recipe import Rate, Recipe
+    from transforms.recipe import recipe_at
 
+    if drive is not None and len(uri) > 1:
+        raise typer.BadParameter("--drive names one drive: give one URI")
     config = load_config()
-    landing, lake = landing_store(config), lake_store(config)
-    recipe = Recipe(cut=Rate(rate_mhz=max(1, round(rate_hz * 1000)))) if rate_hz else Recipe()
-    reports: list[dict[str, Any]] = []
+    landing_store(config), lake_store(config)  # raises where there is nothing to ingest into
+    recipe = recipe_at(rate_hz)
+    reports, tasks = _find(uri, vehicle, drive)
     with show.progress(_unit) as progress, scratch() as folder:
-        for name, drive in find_drives(uri, vehicle):
-            try:
-                if drive is not None:
-                    upload(landing, drive, folder)
-                pair = (drive.vehicle, drive.name) if drive else tuple(name.split("/"))
-                done = ingest_drive(landing, lake, pair[0], pair[1], recipe, folder, _named(progress, name))
-                reports.append({"uri": name, **asdict(done)})
-            except Explained as error:
-                # the other drives go on; the exit code says that this one did not
-                show.error(error)
-                reports.append({"uri": name, "outcome": "failed", "error": str(error)})
-    _show(reports, as_json)
-    good = sum(report["outcome"] in ("ingested", "already") for report in reports)
-    raise typer.Exit(0 if good == len(reports) else 3 if good else 1)
+        for task, report in ingest_each(tasks, recipe, folder, progress):
+            reports[f"{task.vehicle}/{task.drive}"] = {"uri": f"{task.vehicle}/{report['drive']}", **report}
+    _show(list(reports.values()), as_json)
+    raise typer.Exit(
+        batch.exit_code(report["outcome"] in ("ingested", "already") for report in reports.values())
+    )
+
+
+def _find(
+    uris: list[str], vehicle: str, name: str | None
+) -> tuple[dict[str, dict[str, Any]], list[DriveTask]]:
+    """A report for each drive or URI, in order, empty where it is to be ingested; and what is to be ingested."""
+    from outlap.ingest_worker import DriveTask
+    from outlap.recordings import LocalDrive, find_drive
+
+    reports: dict[str, dict[str, Any]] = {}
+    tasks: list[DriveTask] = []
+    for uri in uris:
+
+        def find(uri: str = uri) -> DriveTask:
+            found = find_drive(uri, vehicle, name)
+            if not isinstance(found, LocalDrive):
+                return DriveTask(*found)
+            if f"{found.vehicle}/{found.name}" in reports:
+                raise NotHere(
+                    f"the recording {uri}",
+                    f"another URI of this command is the drive {found.vehicle}/{found.name} too",
+                    "rename one of them, or ingest it apart with --drive NAME",
+                )
+            return DriveTask(found.vehicle, found.name, found)
+
+        task = batch.attempt(uri, find)
+        if isinstance(task, batch.Failure):
+            failed = {"outcome": "failed", "error": str(task), "failure": asdict(task)}
+            reports[f"uri {uri}"] = {"uri": uri, **failed}
+        elif f"{task.vehicle}/{task.drive}" not in reports:
+            reports[f"{task.vehicle}/{task.drive}"] = {}
+            tasks.append(task)
+    return reports, tasks
 
 
 def _unit(what: str) -> str:
@@ -66,10 +99,6 @@ def _unit(what: str) -> str:
     return (
         "bytes" if what.endswith((": fetch", ": pack")) else "frames" if what.endswith(": cut") else "files"
     )
-
-
-def _named(progress: show.Progress, name: str) -> show.Progress:
-    return lambda what, done, total: progress(f"{name}: {what}", done, total)
 
 
 def _show(reports: list[dict[str, Any]], as_json: bool) -> None:
@@ -86,3 +115,4 @@ def _show(reports: list[dict[str, Any]], as_json: bool) -> None:
             show.line(
                 f"{report['uri']}: {finding['severity']} {finding['rule']} in {finding['file']}: {finding['evidence']}"
             )
+    batch.report_failures(reports)

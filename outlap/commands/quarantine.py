@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lake.unreadable import Unreadable
-from outlap import show
-from outlap.options import AsJson, Idc
+from outlap import batch, show
+from outlap.options import AsJson, Idc, RateHz
 
 if TYPE_CHECKING:
     from lake.quarantine import Entry
     from lake.stores import Store
 
 quarantine = typer.Typer(
-    help="Drives that were refused: list them, show why, try them again.", no_args_is_help=True
+    help="Drives that were refused: list them, show why, try them again, dismiss them.", no_args_is_help=True
 )
 Drive = Annotated[str, typer.Argument(metavar="VEHICLE/DRIVE", help="A drive in quarantine.")]
 
@@ -41,7 +41,7 @@ def _refused_by(entries: list[Entry], rule: str | None) -> list[Entry]:
     return [entry for entry in entries if rule is None or rule in _errors(entry)]
 
 
-def _named(lake: Store, drive: str) -> Entry:
+def _named(lake: Store, drive: str, *, also_dismissed: bool = False) -> Entry:
     """Raises NotFound, Refused."""
     from lake import quarantine as kept
     from lake.errors import NotFound
@@ -49,6 +49,8 @@ def _named(lake: Store, drive: str) -> Entry:
 
     vehicle, _, name = drive.partition("/")
     entry = kept.read(lake, vehicle, name)
+    if entry is None and also_dismissed:
+        entry = kept.read_dismissed(lake, vehicle, name)
     if entry is None:
         known = near_names(drive, ["/".join(pair) for pair in kept.names(lake)])
         raise NotFound(
@@ -62,6 +64,9 @@ def _named(lake: Store, drive: str) -> Entry:
 @quarantine.command("ls")
 def ls(
     rule: Annotated[str | None, typer.Option("--rule", help="Only drives that this rule refused.")] = None,
+    dismissed: Annotated[
+        bool, typer.Option("--dismissed", help="Those that were dismissed instead.")
+    ] = False,
     idc: Idc = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,9 +75,8 @@ def ls(
     from lake.config import load_config
     from lake.stores import lake_store
 
-    bad: list[Unreadable] = []
-    every = kept.entries(lake_store(load_config(), idc), bad)
-    found = _refused_by(every, rule)
+    lake, bad = lake_store(load_config(), idc), list["Unreadable"]()
+    found = _refused_by(kept.dismissed(lake) if dismissed else kept.entries(lake, bad), rule)
     show.unreadable(bad)
     if as_json:
         show.json_line([asdict(entry) for entry in found])
@@ -96,7 +100,7 @@ def show_entry(drive: Drive, idc: Idc = None, as_json: AsJson = False) -> None:
     from lake.config import load_config
     from lake.stores import lake_store
 
-    entry = _named(lake_store(load_config(), idc), drive)
+    entry = _named(lake_store(load_config(), idc), drive, also_dismissed=True)
     if as_json:
         show.json_line(asdict(entry))
         return
@@ -118,10 +122,7 @@ def retry(
     rule: Annotated[
         str | None, typer.Option("--rule", help="With --all: only what this rule refused.")
     ] = None,
-    rate_hz: Annotated[
-        float | None,
-        typer.Option("--rate-hz", min=0.001, max=1000, help="Frames per second; default: key frames."),
-    ] = None,
+    rate_hz: RateHz = None,
     as_json: AsJson = False,
 ) -> None:
     """Ingest refused drives again: after a new upload, a new profile of the vehicle, or a new release.
@@ -131,42 +132,89 @@ def retry(
     """
     from lake import quarantine as kept
     from lake.config import load_config
-    from lake.errors import Explained
-    from lake.stores import lake_store, landing_store
+    from lake.stores import lake_store
     from outlap.errors import NotHere
+    from outlap.ingest_worker import DriveTask, ingest_each
     from outlap.scratch import scratch
-    from transforms.ingest import ingest_drive
-    from transforms.recipe import Rate, Recipe
+    from transforms.recipe import recipe_at
 
-    config = load_config()
-    landing, lake = landing_store(config), lake_store(config)
+    lake = lake_store(load_config())
     if every == bool(drives):
         raise NotHere("which drives", "name some, or give --all, not both", "see `outlap quarantine ls`")
     bad: list[Unreadable] = []
-    entries = (
-        _refused_by(kept.entries(lake, bad), rule)
-        if every
-        else [_named(lake, drive) for drive in drives or ()]
-    )
-    show.unreadable(bad)
-    recipe = Recipe(cut=Rate(rate_mhz=max(1, round(rate_hz * 1000)))) if rate_hz else Recipe()
     reports: list[dict[str, Any]] = []
+    tasks: list[DriveTask] = []
+    if every:
+        entries = _refused_by(kept.entries(lake, bad), rule)
+        show.unreadable(bad)
+        tasks = [DriveTask(entry.vehicle, entry.drive) for entry in entries]
+    for name in drives or ():
+        entry = batch.attempt(name, lambda name=name: _named(lake, name, also_dismissed=True))  # type: ignore[misc]
+        if isinstance(entry, batch.Failure):
+            reports.append(_failed(name, entry))
+        else:
+            tasks.append(DriveTask(entry.vehicle, entry.drive))
+    recipe = recipe_at(rate_hz)
     with scratch() as folder:
-        for entry in entries:
-            try:
-                done = ingest_drive(landing, lake, entry.vehicle, entry.drive, recipe, folder)
-                reports.append(asdict(done))
-            except Explained as error:
-                show.error(error)
-                named = {"vehicle": entry.vehicle, "drive": entry.drive}
-                reports.append({**named, "outcome": "failed", "error": str(error)})
+        for _, report in ingest_each(tasks, recipe, folder, lambda step, done, total: None):
+            reports.append(report)
     if as_json:
         show.json_line(reports)
     else:
         rows = [(f"{r['vehicle']}/{r['drive']}", r["outcome"], r.get("frames"), _why(r)) for r in reports]
         show.table(("drive", "outcome", "frames", "why"), rows)
-    good = sum(report["outcome"] in ("ingested", "already") for report in reports)
-    raise typer.Exit(0 if good == len(reports) and not bad else 3 if good or not reports else 1)
+        batch.report_failures([{"uri": f"{r['vehicle']}/{r['drive']}", **r} for r in reports])
+    code = batch.exit_code(report["outcome"] in ("ingested", "already") for report in reports)
+    raise typer.Exit(3 if bad and code == 0 else code)
+
+
+def _failed(name: str, failure: batch.Failure) -> dict[str, Any]:
+    vehicle, _, drive = name.partition("/")
+    told = {"error": str(failure), "failure": asdict(failure)}
+    return {"vehicle": vehicle, "drive": drive, "outcome": "failed", **told}
+
+
+@quarantine.command("dismiss")
+def dismiss(
+    drives: Annotated[list[str], typer.Argument(metavar="VEHICLE/DRIVE...", help="Drives in quarantine.")],
+    idc: Idc = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take refused drives out of the quarantine for good: they are no longer listed, and no night tries them again.
+
+    The upload stays; one with other content under the same name is a new try. `ls --dismissed` lists them, `retry` tries one all the
+    same, `outlap delete-drive` deletes recordings. Exit code 3 when some could not be dismissed, 1 when none could.
+    """
+    import getpass
+
+    from lake import quarantine as kept
+    from lake.config import load_config
+    from lake.errors import Refused
+    from lake.stores import lake_store
+
+    lake, by = lake_store(load_config(), idc), getpass.getuser()
+
+    def one(name: str) -> Entry:
+        vehicle, slash, drive = name.partition("/")
+        if not slash:
+            raise Refused(f"the drive {name!r}", "it is not VEHICLE/DRIVE", "see `outlap quarantine ls`")
+        return kept.dismiss(lake, vehicle, drive, by)
+
+    reports: list[dict[str, Any]] = []
+    for name in drives:
+        done = batch.attempt(name, lambda name=name: one(name))  # type: ignore[misc]
+        if isinstance(done, batch.Failure):
+            reports.append(_failed(name, done))
+        else:
+            reports.append({"outcome": "dismissed", **asdict(done)})
+    if as_json:
+        show.json_line(reports)
+    else:
+        for report in reports:
+            if report["outcome"] == "dismissed":
+                show.line(f"{report['vehicle']}/{report['drive']}: dismissed")
+        batch.report_failures([{"uri": f"{r['vehicle']}/{r['drive']}", **r} for r in reports])
+    raise typer.Exit(batch.exit_code(report["outcome"] == "dismissed" for report in reports))
 
 
 def _why(report: dict[str, Any]) -> str:

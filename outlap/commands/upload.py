@@ -91,12 +91,11 @@ def _upload(
 ) -> dict[str, Any]:
     from lake.canonical import blake3_hex
     from lake.errors import NotFound
-    from outlap.recordings import LocalDrive, legal_name, local_drive, upload
+    from outlap.recordings import local_drive, upload
 
     if not path.exists():
         raise NotFound(f"the recording {path}", "there is no such file or folder", "name a path")
-    found = local_drive(path, vehicle)
-    drive = LocalDrive(found.vehicle, legal_name(name or found.name), found.files, found.left_out)
+    drive = local_drive(path, vehicle, name)
     counts = {True: 0, False: 0}
     where = f"{store.where} {drive.vehicle}/{drive.name}"
     ledger = home / "uploads" / f"{blake3_hex(where.encode())[:32]}.json"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from airflow.sdk.exceptions import AirflowFailException
 
 from lake.config import load_config
-from lake.errors import NotFound
+from lake.errors import Corrupt, NotFound
 from outlap_airflow.faults import told
 from outlap_airflow.settings import scratch_folder
 from transforms.errors import TransformError
@@ -29,15 +29,15 @@ Pair = dict[str, str]
 def recipe_for(cut: str, rate_hz: float | None) -> Any:
     """The recipe of a cut policy: `keyframes`, or `rate` with frames per second. Raises Refused."""
     from lake.errors import Refused
-    from transforms.recipe import Rate, Recipe
+    from transforms.recipe import recipe_at
 
     if cut == "rate":
         if not rate_hz:
             raise Refused(
                 "the cut policy 'rate'", "it needs frames per second", "give rate_hz, for example 2"
             )
-        return Recipe(cut=Rate(rate_mhz=round(rate_hz * 1000)))
-    return Recipe(cut="keyframes")
+        return recipe_at(rate_hz)
+    return recipe_at(None)
 
 
 @told()
@@ -78,7 +78,9 @@ def find_drives(
     cut_before = {
         (item.vehicle, item.drive) for item in catalog.drives_in(lake) if item.recipe == recipe[:16]
     }
-    refused = set() if retry_quarantined else set(quarantine.names(lake))
+    refused = set[tuple[str, str]]()
+    if not retry_quarantined:
+        refused = {*quarantine.names(lake), *quarantine.dismissed_names(lake)}
 
     def state(pair: tuple[str, str]) -> Literal["to_ingest", "already", "quarantined"]:
         if pair not in cut_before and pair not in refused:
@@ -89,8 +91,9 @@ def find_drives(
             fingerprint = landing.read_drive(uploads, *pair).fingerprint
         except NotFound:
             return "to_ingest"  # it went away in between: the task of the drive says so
-        entry = quarantine.read(lake, *pair) if pair in refused else None
-        if entry is not None and entry.fingerprint == fingerprint:
+        except Corrupt:
+            fingerprint = landing.malformed_fingerprint(uploads, *pair)
+        if pair in refused and fingerprint in _refused_fingerprints(lake, pair):
             return "quarantined"
         return "already" if landing.raw_fingerprint(lake, *pair) == fingerprint else "to_ingest"
 
@@ -103,6 +106,21 @@ def find_drives(
             found["left" if full else kind].append({"vehicle": pair[0], "drive": pair[1]})
     found["not_ready"] = [{"vehicle": pair[0], "drive": pair[1]} for pair in not_ready]
     return {"recipe": recipe, **found}
+
+
+def _refused_fingerprints(lake: Any, pair: tuple[str, str]) -> set[str]:
+    """Of what was refused or dismissed under a drive's name; none for an entry that cannot be read: then the drive is judged again."""
+    from lake import quarantine
+
+    found = set()
+    for read in (quarantine.read, quarantine.read_dismissed):
+        try:
+            entry = read(lake, *pair)
+        except Corrupt as error:
+            log.warning("%s", error)
+            continue
+        found |= {entry.fingerprint} if entry is not None else set()
+    return found
 
 
 @told()
@@ -151,7 +169,7 @@ def cut_shard(named: Mapping[str, Any], cut: str, rate_hz: float | None) -> dict
     return {"shard": shard.id, "cut": done.cut, "kept": done.kept}
 
 
-@told()
+@told(TransformError)
 def ingest_one(pair: Pair, cut: str, rate_hz: float | None) -> dict[str, Any]:
     """Ingest one drive, with what shards have cut of it; the JSON of its IngestReport, findings included."""
     from lake.stores import lake_store, landing_store

@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from lake.config import Config, load_config
-from lake.errors import Conflict, NotFound, Refused
+from lake.errors import Conflict, Empty, NotFound, Refused
 from outlap_airflow.assets import dataset_published, published_key
 from outlap_airflow.faults import told
 from outlap_airflow.settings import DEFAULT_QUERY, airflow_settings, scratch_folder
@@ -42,8 +44,9 @@ def publish(
     """Publish what a Source (or a query, as text) gives; the JSON of Published, idc, parents, and `mine`: this run made the version.
 
     A run that made a version before and is run again stays with it, whatever the catalogue has learnt since. night: the query is
-    asked of the catalogue as that night left it (lake/nights.py), and `latest` never moves back to a night. Conflict is tried
-    again: someone else published the dataset in the same moment.
+    asked of the catalogue as that night left it (lake/nights.py), and `latest` never moves back to a night; a query that selects
+    nothing of a night yet is skipped (AirflowSkipException), and no failure. Conflict is tried again: someone else published the
+    dataset in the same moment.
     """
     from lake.names import check_dataset
     from lake.stores import lake_store
@@ -67,7 +70,14 @@ def publish(
         may_leave = functools.partial(_is_before, night=found)  # asked again when it is moved
 
     with scratch_folder(config) as scratch:
-        published, more = _publish(config, lake, dataset, source, scratch, origin, tag, among, may_leave)
+        try:
+            published, more = _publish(config, lake, dataset, source, scratch, origin, tag, among, may_leave)
+        except Empty as error:
+            if night is None:
+                raise
+            raise AirflowSkipException(
+                f"{dataset} is skipped: its query selects nothing of the night {night} yet ({error.what}: {error.why})"
+            ) from error
     for line in published.stays:
         log.warning("%s@%s is published; %s", dataset, published.tag, line)
     mine = _made_by(lake, dataset, dag_id, run_id) is not None
@@ -104,11 +114,15 @@ def _publish(
         return _derive(config, lake, dataset, source, scratch, origin, tag)
     if isinstance(source, Split):
         from lake import refs
-        from lake.split import parse_shares, split_share
+        from lake.split import measure_shares, parse_shares, split_share
 
         ref, shares = refs.resolve(lake, *refs.parse(source.of)), parse_shares(source.shares)
         made = split_share(lake, ref, shares, source.share, origin, source.by, source.salt, dataset, tag)
-        return made, {}
+        measured = measure_shares(lake, ref.version, shares, by=source.by, salt=source.salt)
+        share = next(one for one in measured if one.name == source.share)
+        if share.warning:
+            log.warning("%s", share.warning)
+        return made, {"share": {**asdict(share), "warning": share.warning}}
     return _objects(config, lake, dataset, source, scratch, origin, tag)
 
 

@@ -57,7 +57,11 @@ def quarantine_rate(config: Config, now_ns: int) -> list[Alert]:
         return []
     rules: dict[str, int] = {}
     for pair in sorted(refused)[:100]:
-        entry = quarantine.read(lake, *pair) if len(pair) == 2 else None
+        try:
+            entry = quarantine.read(lake, *pair) if len(pair) == 2 else None
+        except Explained as error:
+            log.warning("%s", error)
+            continue
         for rule in {finding.rule for finding in entry.findings} if entry is not None else ():
             rules[rule] = rules.get(rule, 0) + 1
     named = ", ".join(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lake import packs, publish, refs, split, stores, versions
-from lake.errors import Refused
+from lake.errors import Empty, Refused
 
 
 def drives(store, folder, count, dataset="d"):
@@ -101,3 +101,32 @@ def test_files_without_a_drive_are_refused(make_folder_store, tmp_path):
     drives(store, tmp_path, 1)
     with pytest.raises(Refused, match="no file to publish"):
         split.split(store, refs.resolve(store, "d"), shares, {})
+
+
+@pytest.mark.fault("E12")
+def test_the_shares_that_came_out_are_told_and_a_warning_where_they_are_far(make_folder_store, tmp_path):
+    store = make_folder_store()
+    drives(store, tmp_path, 40)
+    shares = split.parse_shares("train=80,val=20")
+    measured = split.measure_shares(store, refs.resolve(store, "d").version, shares)
+    made = split.split_measured(store, refs.resolve(store, "d"), shares, {})
+    assert [one.files for one, _ in made] == [share.files for share in measured]
+    assert sum(share.got for share in measured) == pytest.approx(1)
+    assert sum(share.values for share in measured) == measured[0].all_values == 40
+    near = split.Share("val", 0.2, 20, 0.24, 9, 40, "drive")
+    far = split.Share("train", 0.8, 21, 21 / 82, 1, 2, "drive")
+    assert near.warning is None
+    assert (
+        far.warning is not None
+        and "26% of the files, 80% were asked" in far.warning
+        and "1 of 2" in far.warning
+    )
+
+
+@pytest.mark.fault("E12")
+def test_a_share_that_gets_nothing_is_refused_before_anything_is_published(make_folder_store, tmp_path):
+    store = make_folder_store()
+    drives(store, tmp_path, 1)
+    with pytest.raises(Empty, match=r"share 'val'|share 'train'"):
+        split.split(store, refs.resolve(store, "d"), split.parse_shares("train=80,val=20"), {})
+    assert refs.list_datasets(store) == ["d"]

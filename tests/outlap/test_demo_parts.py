@@ -12,12 +12,13 @@ from blake3 import blake3
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lake.errors import NotFound
 from lake.names import PART
 from outlap import airflow_api as api
 from outlap.demo_input import Input
 from outlap.demo_read import read_all
 from outlap.errors import DemoFailed, NotHere
-from outlap.recordings import LocalDrive, find_drives, legal_name, local_drive
+from outlap.recordings import LocalDrive, find_drive, legal_name, local_drive
 
 
 @given(st.text(max_size=200))
@@ -27,17 +28,18 @@ def test_any_name_becomes_a_legal_one(text: str) -> None:
     assert PART.fullmatch(name) and ".." not in name
 
 
-def test_a_drive_is_named_by_its_content(tmp_path: Path) -> None:
+def test_a_drive_is_named_by_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "my drive"
     folder.mkdir()
     (folder / "cam.mp4").write_bytes(b"one")
     (folder / "README.md").write_text("no recording")
     first = local_drive(folder, "car")
     assert (list(first.files), first.left_out) == (["cam.mp4"], ("README.md",))
-    assert first.name.startswith("my-drive-")
-    assert local_drive(folder, "car").name == first.name
+    assert first.name == "my-drive" and first.older_name.startswith("my-drive-")
     (folder / "cam.mp4").write_bytes(b"two")
-    assert local_drive(folder, "car").name != first.name
+    corrected = local_drive(folder, "car")
+    assert corrected.name == first.name and corrected.older_name != first.older_name
+    assert local_drive(folder, "car", "other").name == "other"
 
 
 def test_a_folder_without_recordings_is_refused(tmp_path: Path) -> None:
@@ -59,9 +61,11 @@ def test_an_empty_recording_is_a_drive_to_judge_not_a_crash(tmp_path: Path) -> N
 
 def test_uris_are_paths_or_drives_of_the_landing(tmp_path: Path) -> None:
     (tmp_path / "cam.mp4").write_bytes(b"one")
-    local, landed = find_drives([str(tmp_path / "cam.mp4"), "car-7/drive-1"], "car")
-    assert local[1] is not None and local[1].vehicle == "car"
-    assert landed == ("car-7/drive-1", None)
+    local = find_drive(str(tmp_path / "cam.mp4"), "car")
+    assert isinstance(local, LocalDrive) and local.vehicle == "car"
+    assert find_drive("car-7/drive-1", "car") == ("car-7", "drive-1")
+    with pytest.raises(NotFound, match="no such file"):
+        find_drive("nothing", "car")
 
 
 def test_the_query_takes_only_these_drives() -> None:

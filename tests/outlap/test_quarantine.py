@@ -77,7 +77,7 @@ def test_refused_drives_are_listed_shown_and_tried_again(
     assert [report["outcome"] for report in reports] == ["ingested", "quarantined"]
     assert [entry["drive"] for entry in run(capsys, "quarantine", "ls")] == ["two"]
     run(capsys, "quarantine", "retry", "car/two", code=1)
-    assert "not in quarantine" in run(capsys, "quarantine", "retry", "car/one", code=1)
+    assert "not in quarantine" in run(capsys, "quarantine", "retry", "car/one", code=1)[0]["error"]
     assert "--all" in run(capsys, "quarantine", "retry", code=1)
     run(capsys, "quarantine", "retry", "--all", "--rule", "checksum")
 

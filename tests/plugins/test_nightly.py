@@ -259,3 +259,76 @@ def test_settings_of_the_night_are_checked(idcs: Any, monkeypatch: pytest.Monkey
         monkeypatch.setenv("OUTLAP_AIRFLOW_NIGHTLY", bad)
         with pytest.raises(Refused, match="cron"):
             airflow_settings(load_config())
+
+
+@pytest.mark.fault("E5")
+def test_a_dataset_without_rows_yet_is_skipped_and_the_others_are_published(
+    lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake.upload("d1", at(1, 1))
+    looked = nightly.look(ns(at(1)), "keyframes", None)
+    lake.ingest(looked["ingest"])
+    (wanted,) = nightly.publishes(looked, None)
+    night = wanted["conf"]["night"]
+    rain = "select * from frames where channel = 'CAM_REAR'"
+    with pytest.raises(AirflowSkipException, match="rain is skipped: its query selects nothing of the night"):
+        publish.publish("rain", rain, None, "publish_dataset", "nightly__rain", night)
+    assert refs.list_datasets(lake.store) == []
+    made = publish.publish("front", QUERY, None, "publish_dataset", "nightly__front", night)
+    assert made["tag"] == "v1"
+    # asked for by a person: an error that says what to do
+    with pytest.raises(AirflowFailException, match="no file to publish"):
+        publish.publish("rain", rain, None, "publish_dataset", "by-hand")
+
+
+@pytest.mark.fault("E5")
+def test_a_run_that_failed_is_not_started_again_by_the_night(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.exceptions import AirflowException
+    from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+    from outlap_airflow.operators import RunDag
+
+    def failed(self: Any, event_data: Any) -> None:
+        raise AirflowException("publish_dataset failed with failed states")
+
+    monkeypatch.setattr(TriggerDagRunOperator, "_trigger_dag_run_af_3_execute_complete", failed)
+    step = RunDag(task_id="publish", trigger_dag_id="publish_dataset")
+    with pytest.raises(AirflowFailException, match="tried again already"):
+        step.execute_complete({}, ("trigger", {"run_ids": ["r"]}))
+
+
+@pytest.mark.fault("E7")
+def test_a_dismissed_drive_is_not_tried_again_until_its_upload_changes(lake: Lake) -> None:
+    from lake import quarantine
+
+    lake.upload("d1", at(1, 1))
+    uploads = landing_store(load_config())
+    fingerprint = landing.read_drive(uploads, "car1", "d1").fingerprint
+    quarantine.add(
+        lake.store, "car1", "d1", [quarantine.Finding("empty-file", "error", "x", "y")], fingerprint
+    )
+    quarantine.dismiss(lake.store, "car1", "d1", "somebody")
+    form = {"vehicle": None, "drive": None, "retry_quarantined": False, "cut": "keyframes", "rate_hz": None}
+    assert ingest.find_drives(**form)["to_ingest"] == []
+    lake.upload("d1", at(1, 1), "corrected")
+    assert [pair["drive"] for pair in ingest.find_drives(**form)["to_ingest"]] == ["d1"]
+
+
+@pytest.mark.fault("C12")
+def test_a_malformed_upload_that_was_refused_does_not_end_the_next_batch(lake: Lake) -> None:
+    """Its COMPLETE.json cannot be read: it is compared by its bytes, and the other drives are found."""
+    from lake import quarantine
+
+    lake.upload("bad", at(1, 1))
+    lake.upload("good", at(1, 1))
+    uploads = landing_store(load_config())
+    stores.put(uploads, f"landing/car1/bad/{landing.COMPLETE}", b"{")
+    fingerprint = landing.malformed_fingerprint(uploads, "car1", "bad")
+    quarantine.add(
+        lake.store, "car1", "bad", [quarantine.Finding("bad-upload", "error", "x", "y")], fingerprint
+    )
+    form = {"vehicle": None, "drive": None, "retry_quarantined": False, "cut": "keyframes", "rate_hz": None}
+    found = ingest.find_drives(**form)
+    assert [pair["drive"] for pair in found["to_ingest"]] == ["good"]
+    assert [pair["drive"] for pair in found["quarantined"]] == ["bad"]
+    stores.put(lake.store, "quarantine/car1/bad.json", b"{")
+    assert {pair["drive"] for pair in ingest.find_drives(**form)["to_ingest"]} == {"good", "bad"}

@@ -1,4 +1,4 @@
-"""Refused drives: by which rules, with what evidence; and another try."""
+"""Refused drives: by which rules, with what evidence; another try, or none any more."""
 
 from __future__ import annotations
 
@@ -72,6 +72,17 @@ def drive_again(src: Sources, vehicle: str, drive: str, user_name: str) -> runs.
     show_refused(src, vehicle, drive)
     conf = {"vehicle": vehicle, "drive": drive, "retry_quarantined": True}
     return runs.start(DAG_ID, _prefix(vehicle, drive), conf, user_name)
+
+
+def dismiss(src: Sources, vehicle: str, drive: str, user_name: str) -> Row:
+    """Take a refused drive out of the quarantine without another try. Raises NotFound, Refused."""
+    entry = quarantine.dismiss(src.lake(src.config.idc), vehicle, drive, user_name)
+    return {
+        "vehicle": entry.vehicle,
+        "drive": entry.drive,
+        "dismissed_by": entry.dismissed_by,
+        "dismissed_ns": entry.dismissed_ns,
+    }
 
 
 def _read(src: Sources) -> list[Entry]:

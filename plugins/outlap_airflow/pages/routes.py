@@ -135,3 +135,9 @@ def show_refused(vehicle: Name, drive: Name, src: Src, user: GetUserDep) -> Json
 def drive_again(vehicle: Name, drive: Name, src: Src, user: GetUserDep) -> Json:
     """Start the ingest run of a refused drive."""
     return quarantine.drive_again(src, vehicle, drive, user.get_name())
+
+
+@router.post("/quarantine/{vehicle}/{drive}/dismiss", status_code=202, dependencies=access.runs(INGEST))
+def dismiss_drive(vehicle: Name, drive: Name, src: Src, user: GetUserDep) -> Json:
+    """Dismiss a refused drive: it is no longer listed, and not tried again until its upload changes."""
+    return quarantine.dismiss(src, vehicle, drive, user.get_name())

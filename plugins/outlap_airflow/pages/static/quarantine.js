@@ -34,6 +34,23 @@ function again(row, may, done) {
   return button;
 }
 
+function dismiss(row, may, done) {
+  const name = `${row.vehicle}/${row.drive}`;
+  const button = h("button", { type: "button", disabled: !may, title: may ? "Not listed any more, and not tried again until its upload changes" : "Your role may not run ingest_drives", "aria-label": `Dismiss ${name}` }, "Dismiss");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      await order(`${path(row)}/dismiss`);
+      say(`${name} is dismissed`);
+      done({});
+    } catch (error) {
+      button.disabled = false;
+      done({ error });
+    }
+  });
+  return button;
+}
+
 function all() {
   const told = h("div", {});
   const known = new Set();
@@ -59,6 +76,7 @@ function all() {
       },
       { label: "Last try", cell: (row) => lastTry(row.run) },
       { label: "Try again", cell: (row, data) => again(row, data.may_drive_again, (outcome) => answered(row, outcome)) },
+      { label: "Dismiss", cell: (row, data) => dismiss(row, data.may_drive_again, (outcome) => dismissed(row, outcome)) },
     ],
     empty: () => [h("p", {}, state("No drive is in quarantine.", "good")), h("p", {}, "A drive that a rule refuses is listed here, with the evidence.")],
     every: (data) => (data.rows.some((row) => row.run && UNDERWAY.includes(row.run.state)) ? 2 : 10),
@@ -73,6 +91,10 @@ function all() {
 
   function answered(row, { run, error }) {
     told.replaceChildren(error ? problemBox(error.told) : h("p", { class: "notice" }, state(run.state), ` ${row.vehicle}/${row.drive} is tried again: `, link(run.run, runUrl(run.dag, run.run))));
+    refused.refresh();
+  }
+  function dismissed(row, { error }) {
+    told.replaceChildren(error ? problemBox(error.told) : h("p", { class: "notice" }, `${row.vehicle}/${row.drive} is dismissed. outlap quarantine ls --dismissed lists it.`));
     refused.refresh();
   }
   show(title("Quarantine"), told, refused.element);
