@@ -83,16 +83,17 @@ def publish(store: Store, folder: Path, frames: int) -> tuple[Published, int]:
     for name in sorted(files.names):
         data = (files.folder / name).read_bytes()
         if parts[-1] and filled + len(data) > PACK_BYTES:
-            tables.append(_pack(store, folder, parts.pop()))
+            tables.append(pack_rows(store, folder, parts.pop()))
             parts.append([])
             filled = 0
         parts[-1].append((name, data))
         filled += len(data)
-    tables.append(_pack(store, folder, parts.pop()))
+    tables.append(pack_rows(store, folder, parts.pop()))
     return publish_rows(store, DATASET, iter(tables), tables[0].schema, {}, TAG), files.bytes
 
 
-def _pack(store: Store, folder: Path, members: list[tuple[str, bytes]]) -> pa.Table:
+def pack_rows(store: Store, folder: Path, members: list[tuple[str, bytes]]) -> pa.Table:
+    """Put a pack of these (path, bytes) into a store; its rows of a version."""
     pack = write_pack(folder / "pack.tar", members)
     put_pack(store, pack.id, folder / "pack.tar")
     rows = pack.members.rename_columns(["path", "offset", "size", "content_id"])

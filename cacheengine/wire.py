@@ -82,7 +82,11 @@ class PinRequest(Wire):
 
 
 class NodeEstimate(Wire):
-    """What one node would have to fetch; `seconds` from its measured rate, None when nothing was measured yet."""
+    """What one node would have to fetch; `seconds` from its measured rate, None when nothing was measured yet.
+
+    `basis`: what that rate is: of several fetches of the node, of `one` fetch, of `other nodes` (it has measured none itself), the
+    `cap` that is set, or `nothing`. Of one fetch, and of other nodes, little is known: from half to twice the time.
+    """
 
     node: str
     files_missing: int
@@ -92,6 +96,7 @@ class NodeEstimate(Wire):
     seconds: float | None = None
     seconds_low: float | None = None
     seconds_high: float | None = None
+    basis: Literal["several", "one", "other nodes", "cap", "nothing"] = "nothing"
     evicts: tuple[str, ...] = ()
 
 
@@ -107,19 +112,26 @@ class Estimate(Wire):
 
 
 class NodeProgress(Wire):
+    """How far a node is. `bytes_done`: resident and checked. `bytes_coming`: received on top of that and not checked, or not marked,
+    yet; what turns out wrong leaves it again. `eta_s`: until this node is done, None while nobody can tell."""
+
     node: str
     state: ResidencyState
     files_total: int
     files_done: int
     bytes_total: int
     bytes_done: int
+    bytes_coming: int = 0
     rate_bps: float = 0.0
+    eta_s: float | None = None
     failures: tuple[Failure, ...] = ()
 
 
 class Job(Wire):
     """A warm or a free. `done` means N of N on every chosen node, resident and verified (or all released).
 
+    `bytes_done`: that every chosen node has. `bytes_coming`: what each of them has received on top and not checked, or not marked, yet.
+    `eta_s`: until the slowest node is done, as of now; None while nobody can tell.
     `cause`: why it was begun, where no person asked for it.
     """
 
@@ -133,6 +145,7 @@ class Job(Wire):
     files_done: int
     bytes_total: int
     bytes_done: int
+    bytes_coming: int = 0
     rate_bps: float = 0.0
     eta_s: float | None = None
     created_ns: int
@@ -231,8 +244,9 @@ class DirReport(Wire):
 
 class VersionReport(Wire):
     """What a node really holds of one version, checked. `group`: the generation of the group that its share was taken of (spread
-    only); then totals are those of the share. `pinned`: it is kept from eviction; `pinned_by`, `pinned_ns`: who did that and when,
-    where control says it and knows it."""
+    only); then totals are those of the share. `bytes_coming`: received and not checked, or not marked, yet. `eta_s`: how long the fetch
+    that runs still takes, at the rate at which bytes come (`rate_bps`). `pinned`: it is kept from eviction; `pinned_by`,
+    `pinned_ns`: who did that and when, where control says it and knows it."""
 
     dataset: str
     tag: str
@@ -243,7 +257,9 @@ class VersionReport(Wire):
     files_resident: int
     bytes_total: int
     bytes_resident: int
+    bytes_coming: int = 0
     rate_bps: float = 0.0
+    eta_s: float | None = None
     failures: tuple[Failure, ...] = ()
     group: int | None = None
     pinned: bool = False
@@ -314,11 +330,15 @@ class Heartbeat(Wire):
 
 
 class HeartbeatReply(Wire):
-    """`full`: control does not know what this heartbeat builds on; the next one must hold all versions, and may come at once."""
+    """`full`: control does not know what this heartbeat builds on; the next one must hold all versions, and may come at once.
+
+    `interval_s`: how often to report; `fetching_s`: while it fetches.
+    """
 
     generation: int
     full: bool = False
     interval_s: float = 2.0
+    fetching_s: float = 2.0
 
 
 class NodeState(Wire):

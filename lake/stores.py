@@ -9,14 +9,15 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 from urllib.parse import urlsplit
 
+import numpy as np
 import obstore
 from obstore.store import LocalStore, ObjectStore, S3Store
 
@@ -26,6 +27,7 @@ from lake.store_errors import DOWN, explained
 from lake.store_probe import require_conditional_writes
 
 STREAM_CHUNK = 4 << 20
+RECEIVED_STEP = 128 << 10
 # ranges that are no further apart are fetched as one, as obstore would
 NEAR = 1 << 20
 MULTIPART_FROM = 64 << 20
@@ -145,17 +147,19 @@ def get(store: Store, key: str) -> bytes:
         return bytes(obstore.get(store.obs, key).bytes())
 
 
-def stream_matching(store: Store, key: str, etag: str, size: int) -> Iterator[bytes | memoryview]:
+def stream_matching(
+    store: Store, key: str, etag: str, size: int, chunk: int = STREAM_CHUNK
+) -> Iterator[bytes | memoryview]:
     """The object in pieces, only while it still has this etag. Raises Conflict when it has another (If-Match), NotFound.
 
-    size: as it is known; one of STREAM_CHUNK at most comes at once, which is half the work of a stream.
+    size: as it is known; one of `chunk` at most comes at once, which is half the work of a stream. chunk: bytes of a piece, about.
     """
     with _explained(store, key, "read"):
         answer = obstore.get(store.obs, key, options={"if_match": etag})
-        if size <= STREAM_CHUNK:
+        if size <= chunk:
             yield memoryview(answer.bytes())
             return
-        for part in answer.stream(min_chunk_size=STREAM_CHUNK):
+        for part in answer.stream(min_chunk_size=chunk):
             yield bytes(part)
 
 
@@ -173,15 +177,54 @@ def get_with_info(store: Store, key: str) -> tuple[bytes, Info]:
         return bytes(answer.bytes()), _info(key, answer.meta)
 
 
-def get_range(store: Store, key: str, offset: int, length: int) -> bytes:
-    """Bytes [offset, offset+length). Raises StoreDown when the store gives fewer."""
+@overload
+def get_range(store: Store, key: str, offset: int, length: int) -> bytes: ...
+
+
+@overload
+def get_range(
+    store: Store, key: str, offset: int, length: int, received: Callable[[int], None]
+) -> bytes | memoryview: ...
+
+
+def get_range(
+    store: Store, key: str, offset: int, length: int, received: Callable[[int], None] | None = None
+) -> bytes | memoryview:
+    """Read bytes [offset, offset+length).
+
+    Args:
+        store: Where the object lies.
+        key: Its key.
+        offset: The first byte.
+        length: How many.
+        received: Hears of bytes as they come, RECEIVED_STEP or so at a time; None where nobody wants to know.
+
+    Raises:
+        NotFound: There is no such object.
+        StoreDown: The store is away, or gives fewer bytes.
+    """
     if length == 0:
         return b""
     with _explained(store, key, "read"):
-        data = bytes(obstore.get_range(store.obs, key, start=offset, length=length))
+        if received is None:
+            data: bytes | memoryview = bytes(obstore.get_range(store.obs, key, start=offset, length=length))
+        else:
+            data = _receive(store, key, offset, length, received)
     if len(data) != length:
         raise StoreDown(f"read {key} in store {store.name}", f"it gave {len(data)} of {length} bytes", DOWN)
     return data
+
+
+def _receive(store: Store, key: str, offset: int, length: int, received: Callable[[int], None]) -> memoryview:
+    """What came of a range, of `length` bytes at most."""
+    answer = obstore.get(store.obs, key, options={"range": (offset, offset + length)})
+    data, came = np.empty(length, np.uint8).data, 0
+    for part in answer.stream(min_chunk_size=RECEIVED_STEP):
+        piece = memoryview(part)[: length - came]
+        data[came : came + len(piece)] = piece
+        came += len(piece)
+        received(len(piece))
+    return data[:came]
 
 
 def get_ranges(store: Store, key: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:

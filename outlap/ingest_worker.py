@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -19,11 +19,14 @@ from outlap.batch import Failure, failure_of
 
 if TYPE_CHECKING:
     from outlap.recordings import LocalDrive
-    from outlap.show import Progress
     from transforms.ingest import IngestReport
     from transforms.recipe import Recipe
 
 STOP_S = 5.0
+
+
+# (step of a drive, done, all of it)
+Steps = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class DriveTask:
 
 
 def ingest_each(
-    tasks: Sequence[DriveTask], recipe: Recipe, scratch: Path, progress: Progress
+    tasks: Sequence[DriveTask], recipe: Recipe, scratch: Path, progress: Steps
 ) -> Iterator[tuple[DriveTask, dict[str, Any]]]:
     """Ingest drives one after the other.
 
@@ -70,7 +73,7 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def run(self, task: DriveTask, recipe: Recipe, scratch: Path, progress: Progress) -> dict[str, Any]:
+    def run(self, task: DriveTask, recipe: Recipe, scratch: Path, progress: Steps) -> dict[str, Any]:
         try:
             self.pipe.send((task, recipe, scratch))
             while True:
@@ -129,7 +132,7 @@ def _serve(pipe: Connection) -> None:
             pipe.send(("done", value))
 
 
-def _ingest(task: DriveTask, recipe: Recipe, scratch: Path, progress: Progress) -> IngestReport:
+def _ingest(task: DriveTask, recipe: Recipe, scratch: Path, progress: Steps) -> IngestReport:
     from lake.config import load_config
     from lake.stores import lake_store, landing_store
     from outlap.recordings import upload

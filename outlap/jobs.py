@@ -10,6 +10,7 @@ from outlap import show
 from outlap.errors import NotHere
 
 FAILURES_SHOWN = 20
+POLL_S = 0.5  # nodes that fetch report about as often
 ENDED = ("done", "failed", "cancelled")
 
 
@@ -24,32 +25,38 @@ def read_list(path: Path | None) -> tuple[str, ...] | None:
 
 
 def follow(control: Control, job: Job) -> Job:
-    """Wait for the job's end, with progress in bytes."""
+    """Wait for the job's end, with progress in bytes that were received, of which not all are checked."""
     with show.progress() as report:
         what = f"{job.kind} {job.dataset}@{job.tag}"
         while job.state not in ENDED:
-            report(what, job.bytes_done, job.bytes_total)
-            job = control.job(job.id, wait_s=1.0)
+            note = f" received, {show.size(job.bytes_done)} resident" if job.bytes_coming else ""
+            report(what, job.bytes_done + job.bytes_coming, job.bytes_total, note, job.eta_s)
+            job = control.job(job.id, wait_s=POLL_S)
         report(what, job.bytes_done, job.bytes_total)
     return job
 
 
 def share(job: Job) -> str:
     """How much of it is done."""
-    return f"{job.bytes_done / job.bytes_total:.0%}" if job.bytes_total else f"{job.files_done:,} files"
+    if not job.bytes_total:
+        return f"{job.files_done:,} files"
+    coming = f" (+ {job.bytes_coming / job.bytes_total:.0%} received)" if job.bytes_coming else ""
+    return f"{job.bytes_done / job.bytes_total:.0%}{coming}"
 
 
 def show_nodes(job: Job) -> None:
     """How far each node is."""
     show.table(
-        ("node", "state", "files", "bytes", "rate", "failures"),
+        ("node", "state", "files", "bytes", "on the way", "rate", "left", "failures"),
         [
             (
                 node.node,
                 node.state,
                 f"{node.files_done:,} of {node.files_total:,}",
                 f"{show.size(node.bytes_done)} of {show.size(node.bytes_total)}",
+                show.size(node.bytes_coming),
                 f"{show.size(node.rate_bps)}/s",
+                "" if node.eta_s is None else show.seconds(node.eta_s),
                 len(node.failures),
             )
             for node in job.nodes
@@ -76,6 +83,8 @@ def show_job(job: Job, as_json: bool) -> None:
     if len(job.failures) > FAILURES_SHOWN:
         show.line(f"and {len(job.failures) - FAILURES_SHOWN:,} more (--json lists them all)")
     if job.state not in ENDED:
+        if job.bytes_coming:
+            show.line(f"on the way: {show.size(job.bytes_coming)}, received and not yet checked and marked")
         left = "" if job.eta_s is None else f", about {show.seconds(job.eta_s)} left"
         show.line(f"it goes on{left}; job {job.id}")
     elif job.kind == "warm":

@@ -95,7 +95,9 @@ def between(before: Look, now: Look) -> Sample:
         {
             "idc": idc,
             **job.model_dump(include={"id", "kind", "dataset", "tag", "state", "rate_bps", "eta_s"}),
-            **job.model_dump(include={"bytes_done", "bytes_total", "files_done", "files_total"}),
+            **job.model_dump(
+                include={"bytes_done", "bytes_total", "bytes_coming", "files_done", "files_total"}
+            ),
         }
         for idc, job in now.jobs
     ]

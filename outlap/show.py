@@ -9,12 +9,20 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from lake.errors import Explained
 from lake.unreadable import Unreadable
 
-Progress = Callable[[str, int, int], None]
+
+class Progress(Protocol):
+    """Shows how far something is. note: what the numbers do not say; left_s: seconds that it still takes, where somebody knows."""
+
+    def __call__(
+        self, what: str, done: int, total: int, note: str = "", left_s: float | None = None
+    ) -> None: ...
+
+
 Unit = str | Callable[[str], str]
 
 
@@ -80,11 +88,14 @@ def progress(unit: Unit = "bytes") -> Iterator[Progress]:
         return
     quarters: dict[str, int] = {}
 
-    def report(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int, note: str = "", left_s: float | None = None) -> None:
         quarter = 4 * done // total if total else 4
         if quarter > quarters.get(what, -1):
             quarters[what] = quarter
-            say(f"{what}: {amount(done, _unit(unit, what))} of {amount(total, _unit(unit, what))}")
+            left = f", about {seconds(left_s)} left" if left_s else ""
+            say(
+                f"{what}: {amount(done, _unit(unit, what))} of {amount(total, _unit(unit, what))}{note}{left}"
+            )
 
     yield report
 
@@ -92,22 +103,28 @@ def progress(unit: Unit = "bytes") -> Iterator[Progress]:
 @contextmanager
 def _bars(unit: Unit) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            left_s = task.fields["left_s"]
+            return super().render(task) if left_s is None else Text(f"about {seconds(left_s)} left")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[amount]}"),
-        TimeRemainingColumn(),
+        Left(),
     )
     tasks: dict[str, Any] = {}
     with Progress(*columns, console=Console(stderr=True), transient=False) as bars:
 
-        def report(what: str, done: int, total: int) -> None:
-            shown = f"{amount(done, _unit(unit, what))} of {amount(total, _unit(unit, what))}"
+        def report(what: str, done: int, total: int, note: str = "", left_s: float | None = None) -> None:
+            shown = f"{amount(done, _unit(unit, what))} of {amount(total, _unit(unit, what))}{note}"
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, amount=shown)
-            bars.update(tasks[what], completed=done, total=total, amount=shown)
+                tasks[what] = bars.add_task(what, total=total, amount=shown, left_s=left_s)
+            bars.update(tasks[what], completed=done, total=total, amount=shown, left_s=left_s)
 
         yield report
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -19,11 +20,13 @@ from cacheengine.agent.mounts import images
 from cacheengine.agent.state import Node, take_desired
 from cacheengine.client import Control
 from cacheengine.packs import packcache
-from cacheengine.wire import Heartbeat
+from cacheengine.wire import DirReport, Heartbeat
 from lake.errors import Explained, NotFound
 
 AWAY_S = 2.0
 LONG_POLL_S = 20.0
+LOOK_S = 0.1
+DIRS_EVERY_S = 2.0  # how full directories are: counting walks all of their folders
 
 log = structlog.get_logger()
 
@@ -64,9 +67,18 @@ def counted(node: Node) -> dict[str, int]:
     }
 
 
+def _dirs(node: Node) -> tuple[DirReport, ...]:
+    at, dirs = node.dirs_reported
+    if time.monotonic() >= at + DIRS_EVERY_S:
+        dirs = tuple(packcache.report(directory) for directory in node.cache.dirs)
+        if node.warming is not None:
+            node.dirs_reported = (time.monotonic(), dirs)
+    return dirs
+
+
 def message(node: Node) -> Heartbeat:
     """What the node holds now: generation and versions are of one moment."""
-    dirs = tuple(packcache.report(directory) for directory in node.cache.dirs)
+    dirs = _dirs(node)
     counts = counted(node)
     with node.lock:
         rates = node.rates
@@ -97,12 +109,13 @@ def beat(node: Node, control: Control) -> None:
     """Send heartbeats until the node ends: all that it holds once, then what changed."""
     sent = reporting.Sent()
     while not node.ending.is_set():
-        wait = AWAY_S
+        wait = fetching = AWAY_S
         try:
             heartbeat = reporting.shortened(sent, message(node))
             reply = control.heartbeat(heartbeat)
             reporting.answered(sent, heartbeat, reply)
             wait = 0.0 if reply.full and heartbeat.since is not None else reply.interval_s
+            fetching = min(wait, reply.fetching_s)
             metrics.control_up.set(1)
             node.works("heartbeat")
         except (Explained, OSError) as error:
@@ -111,7 +124,22 @@ def beat(node: Node, control: Control) -> None:
         except Exception as error:
             log.exception("unexpected", part="heartbeat")
             node.failed("heartbeat", error)
-        node.ending.wait(min(60.0, max(0.1, wait)))
+        _rest(node, min(60.0, max(0.1, wait)), max(0.1, fetching))
+
+
+def _rest(node: Node, seconds: float, fetching_s: float) -> None:
+    """Wait for so many seconds; of which only `fetching_s` while a version is made resident, and no longer than that goes on; or until
+    the node ends."""
+    began, before = time.monotonic(), node.warming
+    while (left := began + seconds - time.monotonic()) > 0:
+        if node.ending.wait(min(left, LOOK_S)):
+            return
+        now = node.warming
+        if now is not None and time.monotonic() >= began + fetching_s:
+            return
+        if before is not None and now != before:  # it came to an end, which somebody may wait for
+            return
+        before = now
 
 
 def follow(node: Node, control: Control) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,7 +19,7 @@ from cacheengine.agent.state import (
     resident_of,
     steady_ns,
 )
-from cacheengine.fetching import fetch, giveway, pace, throttle
+from cacheengine.fetching import fetch, giveway, pace, progress, throttle
 from cacheengine.fetching.fetch import Sources
 from cacheengine.packs import have as haves
 from cacheengine.packs import packcache, reserving
@@ -66,7 +65,7 @@ def warm(node: Node, key: Key) -> None:
     finally:
         with node.lock:
             node.warming = None
-            status.rate_bps = 0.0
+            status.progress = None
             if status.state == "fetching":  # it was stopped, for another one or by a cancel
                 status.state = "waiting"
 
@@ -179,6 +178,7 @@ def is_fill(status: Status) -> bool:
 def _fetch(node: Node, key: Key, want: Want, status: Status, mine: Sequence[int]) -> list[Failure]:
     """Reserve, fetch, check, mark; failures by path. Raises NoSpace, FetchFailed, OSError."""
     needs = [Need(m.pack, m.size, m.offset, m.length) for _, m, _ in _missing_jobs(node, want, mine)]
+    to_come = sum(fetch.bytes_of_requests(need.offset, need.length) for need in needs)
     in_order = shares.first_mine(node.group, node.config.name, status.desired, want, mine)
     what = f"{key.dataset}@{status.desired.tag} on node {node.config.name}"
     rows.learn(node)  # before anything is evicted for it
@@ -189,7 +189,7 @@ def _fetch(node: Node, key: Key, want: Want, status: Status, mine: Sequence[int]
     del needs
     crashpoints.reach("warm.reserved")
     places: dict[str, int] = {}
-    lock, started, done = threading.Lock(), time.monotonic(), 0
+    status.progress = coming = progress.Progress(to_come)
 
     def jobs() -> Iterator[fetch.PackJob]:
         for place, members, counts in _missing_jobs(node, want, in_order):
@@ -210,15 +210,12 @@ def _fetch(node: Node, key: Key, want: Want, status: Status, mine: Sequence[int]
     )
 
     def marked(members: wants.PackWant, rows: haves.Ints) -> None:
-        nonlocal done
         counts = weights[members.pack][rows]
         size = int((members.length[rows] * counts).sum())
-        with lock:
-            done += size
         with node.lock:
             status.files_resident += int(counts.sum())
             status.bytes_resident += size
-            status.rate_bps = done / max(1e-3, time.monotonic() - started)
+            progress.add_marked(coming, int(members.length[rows].sum()))
 
     try:
         bad = fetch.fetch(
@@ -230,6 +227,7 @@ def _fetch(node: Node, key: Key, want: Want, status: Status, mine: Sequence[int]
             giveway.to_readers(node.config.state_dir / "counts", node.stop_warm),
             Sources(from_peers(), from_peers(last=True), node.open_named, node.others),
             throttle.paced(rate, node.stop_warm),
+            partial(progress.add_came, coming),
         )
     except BaseException as error:
         if isinstance(error, Explained):

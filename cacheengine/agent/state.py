@@ -15,6 +15,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from cacheengine import metrics
 from cacheengine import wanted as wants
 from cacheengine.agent.ages import Ages
+from cacheengine.fetching import progress
+from cacheengine.fetching.progress import Progress
 from cacheengine.node import NodeConfig
 from cacheengine.packs import packcache
 from cacheengine.packs.eviction import Key
@@ -26,6 +28,7 @@ from cacheengine.peers.peers import Peers
 from cacheengine.wire import (
     Desired,
     DesiredVersion,
+    DirReport,
     Failure,
     Group,
     MountReport,
@@ -50,6 +53,7 @@ class Status:
     look_ns: whether it still is resident is looked at again then.
 
     group: generation of the group that the share was taken of, when it is shared out. was_resident: it was, for an earlier group.
+    progress: of the fetch that runs.
     """
 
     desired: DesiredVersion
@@ -58,7 +62,6 @@ class Status:
     files_resident: int = 0
     bytes_total: int = 0
     bytes_resident: int = 0
-    rate_bps: float = 0.0
     failures: tuple[Failure, ...] = ()
     retry_ns: int = 0
     tries: int = 0
@@ -66,6 +69,7 @@ class Status:
     evicted: bool = False
     group: int | None = None
     was_resident: bool = False
+    progress: Progress | None = None
 
     @property
     def given_up(self) -> bool:
@@ -73,6 +77,10 @@ class Status:
         return self.evicted or self.desired.paused
 
     def report(self) -> VersionReport:
+        coming, eta_s = 0, None
+        if self.progress is not None:
+            coming = min(progress.on_the_way(self.progress), self.bytes_total - self.bytes_resident)
+            eta_s = progress.eta_s(self.progress)
         return VersionReport(
             dataset=self.desired.dataset,
             tag=self.desired.tag,
@@ -83,7 +91,9 @@ class Status:
             files_resident=self.files_resident,
             bytes_total=self.bytes_total,
             bytes_resident=self.bytes_resident,
-            rate_bps=self.rate_bps,
+            bytes_coming=max(0, coming),
+            rate_bps=0.0 if self.progress is None else progress.rate(self.progress) or 0.0,
+            eta_s=eta_s,
             failures=self.failures,
             group=self.group,
             pinned=self.desired.pinned,
@@ -155,6 +165,7 @@ class Node:
     ending: threading.Event = field(default_factory=threading.Event)
     stop_warm: threading.Event = field(default_factory=threading.Event)
     warming: Key | None = None
+    dirs_reported: tuple[float, tuple[DirReport, ...]] = (float("-inf"), ())
     generation: int = -1
     desired: dict[Key, DesiredVersion] = field(default_factory=dict)
     statuses: dict[Key, Status] = field(default_factory=dict)
@@ -223,7 +234,7 @@ def take_desired(node: Node, desired: Desired) -> None:
                 status.state, status.failures = "waiting", ()
         for key, status in node.statuses.items():
             if key not in fresh:
-                status.state, status.failures, status.rate_bps = "freeing", (), 0.0
+                status.state, status.failures = "freeing", ()
         node.desired, node.generation = fresh, desired.generation
         save_releasing(node)
         if node.warming is not None and _stops(node, node.warming):

@@ -43,6 +43,9 @@ class Policy(BaseModel):
     above: float = Field(default=0.9, gt=0, lt=1)
 
 
+FETCHING_S = 0.5
+
+
 class GroupSettings(BaseModel):
     """heartbeat_interval_s: how often a node reports, at least; longer where the group would send more than `heartbeats_per_s`.
     dead_after_s: a node silent for so long is dead; dead_grace_s: how much longer a job waits for it. bandwidth_bps: what each node may
@@ -62,6 +65,10 @@ class GroupSettings(BaseModel):
     def interval_s(self, nodes: int) -> float:
         """How often each of so many nodes is to report."""
         return max(self.heartbeat_interval_s, nodes / self.heartbeats_per_s)
+
+    def fetching_s(self, nodes: int) -> float:
+        """How often each of so many nodes is to report while it fetches: progress moves at least once a second, in groups that can."""
+        return min(self.interval_s(nodes), max(FETCHING_S, nodes / self.heartbeats_per_s))
 
 
 _LINK = TypeAdapter(Budget)

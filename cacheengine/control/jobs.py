@@ -27,6 +27,7 @@ from cacheengine.wire import (
 )
 
 MOST_FAILURES = 1000
+UNKNOWN_SPREAD = 2.0
 ENDED: frozenset[JobState] = frozenset(("done", "failed", "cancelled"))
 
 
@@ -126,13 +127,19 @@ def _warm_on(spec: Spec, chosen: Chosen, heartbeat: Heartbeat) -> _Verdict:
         eta = _eta(spec.bytes, measured)
         return _Verdict(_progress(spec, chosen, "waiting", 0, 0), "running" if current else "queued", eta)
     state: ResidencyState = report.state if current else "waiting"
-    rate = report.rate_bps or measured
     progress = _progress(spec, chosen, state, report.files_resident, report.bytes_resident, report.rate_bps)
+    progress = progress.model_copy(
+        update={"bytes_coming": min(report.bytes_coming, progress.bytes_total - progress.bytes_done)}
+    )
     if spec.placement == "spread":
         progress = progress.model_copy(
             update={"files_total": report.files_total, "bytes_total": report.bytes_total}
         )
-    eta = _eta(report.bytes_total - report.bytes_resident, rate)
+    # the node itself knows best; one that has not begun is taken to be as fast as it was before
+    eta = report.eta_s
+    if eta is None:
+        total = report.bytes_total or (0 if report.state == "resident" else spec.bytes)
+        eta = _eta(total - report.bytes_resident, report.rate_bps or measured)
     if not current:
         return _Verdict(progress, "queued", eta)
     if report.state == "failed":
@@ -196,6 +203,9 @@ def _on_node(spec: Spec, chosen: Chosen, heard: Heard | None, now_ns: int, limit
     else:
         verdict = _Verdict(_progress(spec, chosen, "waiting", 0, 0), "queued", None)
     if silent <= limits.dead_after_s or verdict.state in ("done", "failed"):
+        report = None if heard is None else _report(spec, heard.heartbeat)
+        if verdict.eta_s is not None and report is not None and report.eta_s is not None:
+            return verdict._replace(eta_s=max(0.0, verdict.eta_s - silent))  # it was said a moment ago
         return verdict
     if silent <= limits.dead_after_s + limits.grace_s:
         return verdict._replace(
@@ -221,18 +231,29 @@ def _joined_state(states: Sequence[JobState]) -> JobState:
     return "queued" if all(state == "queued" for state in states) else "running"
 
 
-def _totals_done(spec: Spec, heard: Mapping[str, Heard], verdicts: Sequence[_Verdict]) -> tuple[int, int]:
-    """(files, bytes) that every chosen node has; in `spread`, what the shares of one generation of the group add up to, of a copy."""
+class _Done(NamedTuple):
+    files: int
+    bytes: int
+    coming: int
+
+
+def _totals_done(spec: Spec, heard: Mapping[str, Heard], verdicts: Sequence[_Verdict]) -> _Done:
+    """What every chosen node has; in `spread`, what the shares of one generation of the group add up to, of a copy. And what has come
+    on top."""
     if spec.placement != "spread" or spec.kind != "warm":
-        files = min((v.progress.files_done for v in verdicts), default=0)
-        return files, min((v.progress.bytes_done for v in verdicts), default=0)
+        each = [verdict.progress for verdict in verdicts]
+        size = min((node.bytes_done for node in each), default=0)
+        received = min((node.bytes_done + node.bytes_coming for node in each), default=0)
+        return _Done(min((node.files_done for node in each), default=0), size, received - size)
     reports = [_report(spec, known.heartbeat) for known in heard.values()]
     shares = [report for report in reports if report is not None and report.group is not None]
     newest = max((report.group or 0 for report in shares), default=0)
     now = [report for report in shares if report.group == newest]
     copies = max(1, min(spec.copies, len([report for report in now if report.files_total])))
     files = sum(report.files_resident for report in now) // copies
-    return min(spec.files, files), min(spec.bytes, sum(report.bytes_resident for report in now) // copies)
+    size = min(spec.bytes, sum(report.bytes_resident for report in now) // copies)
+    coming = sum(report.bytes_coming for report in now) // copies
+    return _Done(min(spec.files, files), size, min(coming, spec.bytes - size))
 
 
 def _with_eta(verdicts: Sequence[_Verdict], typical_bps: float | None) -> list[_Verdict]:
@@ -258,8 +279,8 @@ def judge(spec: Spec, heard: Mapping[str, Heard], now_ns: int, limits: Limits) -
     verdicts = [_on_node(spec, chosen, heard.get(chosen.node), now_ns, limits) for chosen in spec.nodes]
     verdicts = _with_eta(verdicts, typical_rate(heard))
     state = _joined_state([verdict.state for verdict in verdicts])
-    files, size = _totals_done(spec, heard, verdicts)
-    if spec.placement == "spread" and spec.kind == "warm" and state == "done" and files < spec.files:
+    done = _totals_done(spec, heard, verdicts)
+    if spec.placement == "spread" and spec.kind == "warm" and state == "done" and done.files < spec.files:
         state = "running"
     etas = [verdict.eta_s for verdict in verdicts]
     known = [eta for eta in etas if eta is not None]
@@ -275,14 +296,15 @@ def judge(spec: Spec, heard: Mapping[str, Heard], now_ns: int, limits: Limits) -
         version=spec.version,
         state=state,
         files_total=spec.files,
-        files_done=files,
+        files_done=done.files,
         bytes_total=spec.bytes,
-        bytes_done=size,
+        bytes_done=done.bytes,
+        bytes_coming=0 if state in ENDED else done.coming,
         rate_bps=sum(v.progress.rate_bps for v in verdicts),
         eta_s=max(known) if known and len(known) == len(etas) and state != "failed" else None,
         created_ns=spec.created_ns,
         ended_ns=now_ns if state in ENDED else None,
-        nodes=tuple(verdict.progress for verdict in verdicts),
+        nodes=tuple(verdict.progress.model_copy(update={"eta_s": verdict.eta_s}) for verdict in verdicts),
         failures=failures[:MOST_FAILURES],
         error="; ".join(reasons) or None,
         cause=spec.cause,
@@ -308,11 +330,43 @@ def _make_room(
     return spare >= missing, tuple(gone)
 
 
-def _seconds(missing: int, rate: float | None, change: float) -> float | None:
+class _Rate(NamedTuple):
+    """Bytes a second that a node may be expected to fetch; how fast and how slow it may turn out to be."""
+
+    bps: float | None
+    fast: float = 0.0
+    slow: float = 0.0
+    basis: Literal["several", "one", "other nodes", "cap", "nothing"] = "nothing"
+
+    @staticmethod
+    def within(bps: float, basis: Literal["one", "other nodes"]) -> _Rate:
+        """One measurement says nothing of how much another would differ: half of it, or twice as much."""
+        return _Rate(bps, bps * UNKNOWN_SPREAD, bps / UNKNOWN_SPREAD, basis)
+
+
+def _expected_rate(spec: Spec, heartbeat: Heartbeat, typical_bps: float | None) -> _Rate:
+    measured, spread = heartbeat.fetch_bps, heartbeat.fetch_bps_spread
+    if measured and spread is not None:
+        # a spread as wide as the rate itself says little: never slower than a tenth of what was measured
+        found = _Rate(measured, measured + spread, max(measured - spread, measured / 10), "several")
+    elif measured:
+        found = _Rate.within(measured, "one")
+    elif typical_bps:
+        found = _Rate.within(typical_bps, "other nodes")
+    else:
+        return _Rate(None)
+    cap = spec.bandwidth_bps
+    if cap is None or found.bps is None or found.fast <= cap:
+        return found
+    return _Rate(
+        min(found.bps, cap), float(cap), min(found.slow, cap), "cap" if found.bps > cap else found.basis
+    )
+
+
+def _seconds(missing: int, bps: float | None) -> float | None:
     if missing == 0:
         return 0.0
-    # a spread as wide as the rate itself says little: never slower than a tenth of what was measured
-    return missing / max(rate + change, rate / 10) if rate else None
+    return missing / bps if bps else None
 
 
 class Lacking(NamedTuple):
@@ -338,18 +392,17 @@ def _node_estimate(
     evicts: tuple[str, ...] = ()
     if missing > spare:
         fits, evicts = _make_room(heartbeat, desired, spec.version, missing, spare)
-    rate, spread = heartbeat.fetch_bps or typical_bps, heartbeat.fetch_bps_spread or 0.0
-    if rate and spec.bandwidth_bps is not None and rate > spec.bandwidth_bps:
-        rate, spread = float(spec.bandwidth_bps), 0.0
+    rate = _expected_rate(spec, heartbeat, typical_bps)
     return NodeEstimate(
         node=heartbeat.node,
         files_missing=files,
         bytes_missing=missing,
         bytes_free=spare,
         fits=fits,
-        seconds=_seconds(missing, rate, 0.0),
-        seconds_low=_seconds(missing, rate, spread),
-        seconds_high=_seconds(missing, rate, -spread),
+        seconds=_seconds(missing, rate.bps),
+        seconds_low=_seconds(missing, rate.fast),
+        seconds_high=_seconds(missing, rate.slow),
+        basis=rate.basis,
         evicts=evicts,
     )
 

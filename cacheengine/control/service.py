@@ -48,6 +48,11 @@ class Service:
         return self.chosen.group.interval_s(len(self.board.nodes))
 
     @property
+    def fetching_s(self) -> float:
+        """How often a node that fetches is to report."""
+        return self.chosen.group.fetching_s(len(self.board.nodes))
+
+    @property
     def limits(self) -> Limits:
         group, interval_s = self.chosen.group, self.interval_s
         # a node that was told to report more rarely is not dead for it

@@ -18,7 +18,8 @@ import numpy as np
 
 from cacheengine import crashpoints, metrics
 from cacheengine.errors import Busy, FetchFailed
-from cacheengine.fetching import pace
+from cacheengine.fetching import pace, progress
+from cacheengine.fetching.progress import Came, nobody
 from cacheengine.packs import assembled, disks, memberwrites, packcache
 from cacheengine.packs.have import Ints, make
 from cacheengine.packs.memberwrites import PackFile, Sink
@@ -81,18 +82,35 @@ def plan(offset: Ints, length: Ints, gap: int = GAP, most: int = REQUEST) -> lis
     return pieces
 
 
-def _timed(store: Store, key: str, offset: int, length: int) -> bytes:
-    data = b""
-    with pace.request(pace.STORES), pace.sending(pace.SENDERS, pace.STORE, lambda: len(data)):
-        data = stores.get_range(store, key, offset, length)
-    return data
+def bytes_of_requests(offset: Ints, length: Ints) -> int:
+    """About how many bytes requests for these members ask for, ascending by offset: with what lies between near ones."""
+    between = offset[1:] - (offset[:-1] + length[:-1])
+    return int(length.sum() + between[(between > 0) & (between <= GAP)].sum())
 
 
-def _get(store: Store, key: str, offset: int, length: int) -> bytes:
+def _timed(
+    store: Store, key: str, offset: int, length: int, came: Callable[[int], None]
+) -> bytes | memoryview:
+    count = 0
+
+    def received(size: int) -> None:
+        nonlocal count
+        count += size
+        came(size)
+
+    with pace.request(pace.STORES), pace.sending(pace.SENDERS, pace.STORE, lambda: count):
+        try:
+            return stores.get_range(store, key, offset, length, received)
+        except BaseException:
+            came(-count)
+            raise
+
+
+def _get(store: Store, key: str, offset: int, length: int, came: Callable[[int], None]) -> bytes | memoryview:
     """A range, tried again when the store is away for a moment. Raises NotFound, StoreDown."""
     for attempt in range(TRIES):
         try:
-            data = _timed(store, key, offset, length)
+            data = _timed(store, key, offset, length, came)
         except StoreDown:
             if attempt + 1 == TRIES:
                 raise
@@ -193,10 +211,11 @@ def _from_store(
         return _fetch_long(store, want, piece.first, pack)
     rows = list(range(piece.first, piece.last))
     for _ in range(2):
-        data = memoryview(_get(store, pack_key(want.pack), piece.offset, piece.length))
+        data = memoryview(_get(store, pack_key(want.pack), piece.offset, piece.length, pack.came))
         rows = memberwrites.write_members(want, rows, data, base=piece.offset, pack=pack)
         if not rows:
             return []
+        pack.came(-piece.length)
         metrics.store_retries.inc()  # it may have been the way, not the store: once more
     metrics.members_bad.inc(len(rows))
     return [_bad(store, want, row) for row in rows]
@@ -212,13 +231,14 @@ def _fetch_long(store: Store, want: PackWant, row: int, pack: PackFile) -> list[
 
     def pour(sink: Sink) -> bool:
         for at in range(0, length, REQUEST):
-            data = _get(store, pack_key(want.pack), offset + at, min(REQUEST, length - at))
+            data = _get(store, pack_key(want.pack), offset + at, min(REQUEST, length - at), pack.came)
             sink(memoryview(data))
         return True
 
     for _ in range(2):
         if memberwrites.write_long(want, row, pour, pack):
             return []
+        pack.came(-length)
         metrics.store_retries.inc()
     metrics.members_bad.inc()
     return [_bad(store, want, row)]
@@ -236,6 +256,7 @@ class _Session:
     epoch: int
     left: int
     marked: Marked
+    came: Came = nobody
     pending: list[Ints] = field(default_factory=list)
     bytes_pending: int = 0
     last_mark: float = field(default_factory=time.monotonic)
@@ -266,7 +287,11 @@ class _Session:
             if len(rows):
                 want = self.job.want
                 new = make(want.offset[rows], want.length[rows], want.head[rows], self.epoch)
-                packcache.mark(self.job.directory, want.pack, want.size, self.fd, new)
+                try:
+                    packcache.mark(self.job.directory, want.pack, want.size, self.fd, new)
+                except BaseException:
+                    self.came(0, -int(want.length[rows].sum()))
+                    raise
                 self.marked(want, rows)
 
 
@@ -293,11 +318,13 @@ def fetch(
     give_way: Callable[[], None] = lambda: None,
     sources: Sources = STORE_ALONE,
     throttle: Callable[[int], None] = lambda count: None,
+    came: Came = nobody,
 ) -> list[Bad]:
     """Make the members of all jobs resident; those that could not be. Space must be reserved before.
 
     marked(want, rows): called from worker threads after rows of a job's want were marked. stop: ends it early; what was marked stays.
     give_way: called before each request; waits while readers should go first. throttle: called before it with its bytes.
+    came: hears of bytes as they come, before they are checked (see progress.Came).
     Raises FetchFailed when the store is away (what was marked stays), or the disk fails.
     """
     abort = _Abort(stop or threading.Event())
@@ -306,11 +333,14 @@ def fetch(
 
     def run(session: _Session, piece: Piece) -> None:
         want, rows = session.job.want, np.empty(0, np.int64)
+        members = int(want.length[piece.first : piece.last].sum())
+        coming = progress.Piece(came, piece.length, members)
+        pack = PackFile(session.fd, session.job.directory, coming.add)
         try:
             give_way()
             throttle(piece.length)
             if not abort.now:
-                wrong = fetch_piece(store, want, piece, PackFile(session.fd, session.job.directory), sources)
+                wrong = fetch_piece(store, want, piece, pack, sources)
                 crashpoints.reach("warm.written")
                 bad.extend(wrong)
                 rows = np.arange(piece.first, piece.last)
@@ -323,6 +353,7 @@ def fetch(
             disks.note(session.job.directory.path, error)
             abort(f"{session.job.directory.path}: {error.strerror}")
         finally:
+            coming.settle(int(want.length[rows].sum()))
             try:
                 session.ended(rows, piece.length)
             except Busy as error:
@@ -333,7 +364,7 @@ def fetch(
             gate.release()
 
     with ThreadPoolExecutor(concurrency, thread_name_prefix="fetch") as pool:
-        for session, piece in _pieces(jobs, marked, abort):
+        for session, piece in _pieces(jobs, marked, came, abort):
             gate.acquire()
             pool.submit(run, session, piece)
     if abort.reason:
@@ -343,7 +374,9 @@ def fetch(
     return bad
 
 
-def _pieces(jobs: Iterable[PackJob], marked: Marked, abort: _Abort) -> Iterator[tuple[_Session, Piece]]:
+def _pieces(
+    jobs: Iterable[PackJob], marked: Marked, came: Came, abort: _Abort
+) -> Iterator[tuple[_Session, Piece]]:
     for job in jobs:
         if abort.now:
             return
@@ -352,7 +385,7 @@ def _pieces(jobs: Iterable[PackJob], marked: Marked, abort: _Abort) -> Iterator[
             continue
         fd = packcache.open_pack(job.directory, job.want.pack, job.want.size)
         before = packcache.epoch(job.directory, job.want.pack)
-        session = _Session(job, fd, before, len(pieces), marked)
+        session = _Session(job, fd, before, len(pieces), marked, came)
         for piece in pieces:
             yield session, piece
 

@@ -1,8 +1,7 @@
 """How fast bytes come to this process: whether a peer that fetches for us is far slower than a store, and who is to blame for an
 answer that comes too slowly, the peer that sends it or our own link.
 
-A peer that fetches counts as we do: it says how many bytes came to it so far. Bytes of a peer's answer count as they come, those of a
-store when the request ends.
+A peer that fetches counts as we do: it says how many bytes came to it so far. Bytes count as they come.
 What a store gave before there was so much to do is no measure of a busy hour: a peer is held against what came to us meanwhile, too.
 """
 

@@ -25,6 +25,7 @@ from lake.stores import Store
 
 PARALLEL = 8
 TRIES = 3
+PIECE = 256 << 10  # bytes that come before they are told of
 KEPT = 64  # lists of assemblies in memory, of some thousand rows each
 
 Member = tuple[int, str, str, str]  # row of the want, store, key, etag
@@ -88,20 +89,14 @@ def _fetch_one(source: Store, want: PackWant, member: Member, pack: PackFile) ->
 
     def pour(sink: Sink) -> bool:
         nonlocal came
-        came = 0
-        metrics.store_requests.inc()
-        for piece in stores.stream_matching(source, key, etag, size):
-            came += len(piece)
-            if came > size:
-                return False
-            sink(memoryview(piece))
-        metrics.store_bytes.inc(came)
+        came = _receive(source, member, size, sink, pack)
         return came == size
 
     for attempt in range(TRIES):
         try:
             if memberwrites.write_long(want, row, pour, pack):
                 return None
+            pack.came(-size if came == size else 0)
         except StoreDown:
             if attempt + 1 == TRIES:
                 raise
@@ -114,3 +109,23 @@ def _fetch_one(source: Store, want: PackWant, member: Member, pack: PackFile) ->
         if came > size:
             return f"{key} in store {name} has more than the {size} bytes that were published"
     return f"{key} in store {name} does not have its content id"
+
+
+def _receive(source: Store, member: Member, size: int, sink: Sink, pack: PackFile) -> int:
+    """Read the object once; how many bytes came, and of too many only that they are. Raises Conflict, LakeError."""
+    _, _, key, etag = member
+    count = told = 0
+    metrics.store_requests.inc()
+    try:
+        for piece in stores.stream_matching(source, key, etag, size, PIECE):
+            count += len(piece)
+            if count > size:
+                break
+            told += len(piece)
+            pack.came(len(piece))
+            sink(memoryview(piece))
+    finally:
+        if count != size:
+            pack.came(-told)
+    metrics.store_bytes.inc(count)
+    return count

@@ -35,10 +35,12 @@ Pour = Callable[[Sink], bool]
 
 @dataclass(frozen=True)
 class PackFile:
-    """A pack that is open for writing. directory: where its file lies."""
+    """A pack that is open for writing. directory: where its file lies. came: hears of bytes for it as they come, before they are
+    checked (below 0: that so many came in vain)."""
 
     fd: int
     directory: CacheDir
+    came: Callable[[int], None] = lambda count: None
 
 
 @dataclass

@@ -62,6 +62,7 @@ class _Waiting:
     began: float
     end: float
     latest: float
+    received: Callable[[int], None] = lambda count: None
     came: int = 0
     before: int = 0
 
@@ -116,12 +117,13 @@ def ask(
     most_s: float = 3600.0,
     sink: Sink | None = None,
     is_patient: Callable[[], bool] = lambda: False,
+    received: Callable[[int], None] = lambda count: None,
 ) -> Answer:
     """The spans of these members from the peer at `address` (HOST:PORT). What the peer does wrong is `broken`.
 
     wait_s: how long the peer may wait for what is coming. most_s: for all of it, besides wait_s. sink: takes the bytes as they come,
     instead of the answer's data, each piece in memory of its own; what it raises is raised. is_patient: asked when the time is over;
-    whether to wait on where it is our own link that is slow.
+    whether to wait on where it is our own link that is slow. received: hears of bytes as they come.
     """
     spans = peerwire.spans(members[0], members[1])
     total = int((spans[:, 1] - spans[:, 0]).sum())
@@ -145,7 +147,7 @@ def ask(
             connection = connections.fresh(address, end)
             head = _send(connection, message, end)
         latest = end + (PATIENT - 1) * pace.limit_s(total)
-        waiting = _Waiting(address, is_patient, time.monotonic(), end, latest)
+        waiting = _Waiting(address, is_patient, time.monotonic(), end, latest, received)
         try:
             with pace.sending(pace.SENDERS, address, lambda: waiting.came):
                 return _receive(connections, address, connection, head, total, waiting, sink)
@@ -228,6 +230,7 @@ def _take(connection: socket.socket, into: memoryview, waiting: _Waiting) -> int
             _limit(connection, waiting.end)
             got = connection.recv_into(into)
             waiting.came += got
+            waiting.received(got)
             return got
         now = time.monotonic()
         if waiting.came == waiting.before or now >= waiting.latest or not waiting.is_patient():

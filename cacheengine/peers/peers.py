@@ -20,7 +20,7 @@ import numpy as np
 import structlog
 
 from cacheengine import metrics
-from cacheengine.fetching import pace
+from cacheengine.fetching import pace, progress
 from cacheengine.fetching.fetch import REQUEST, Near
 from cacheengine.packs import memberwrites
 from cacheengine.packs.memberwrites import PackFile, Sink
@@ -219,6 +219,8 @@ def _exchange(
     peers: Peers, ask: Ask, want: PackWant, rows: list[int], pack: PackFile, wait_s: int, patience: Patience
 ) -> tuple[Answer, list[int]]:
     part = want.take(np.array(rows, np.int64))
+    size = int(part.length.sum())
+    came = progress.Piece(lambda count, members: pack.came(count), size, size)
 
     def send(sink: Sink | None = None) -> Answer:
         return peerclient.ask(
@@ -232,6 +234,7 @@ def _exchange(
             min(patience.until - time.monotonic(), 3600.0),
             sink,
             lambda: patience.until == float("inf") and not patience.stopped(),
+            came.add,
         )
 
     left = list(rows)
@@ -242,12 +245,13 @@ def _exchange(
         answer = send()
         if answer.kind == "sent":
             left = _write_spans(want, rows, answer.data, pack)
+    came.settle(size - int(want.length[left].sum()))
     if answer.kind == "sent":
         if left:
             metrics.members_bad.inc(len(left))
             answer = replace(answer, kind="broken", why=f"{len(left)} members do not have their content id")
             log.warning("peer_sent_wrong_bytes", peer=ask.node, pack=want.pack, members=len(left))
-        metrics.peer_bytes.inc(int(part.length.sum()) - int(want.length[left].sum()))
+        metrics.peer_bytes.inc(size - int(want.length[left].sum()))
     _note(peers, ask.node, answer, patience)
     return (replace(answer, kind="sent"), left) if len(left) < len(rows) else (answer, left)
 

@@ -63,6 +63,12 @@ def group(quick: Quick = False, plot: Plot = None, write: Write = None, as_json:
     _bench("group", quick, plot, write, as_json)
 
 
+@app.command("eta")
+def eta(quick: Quick = False, plot: Plot = None, write: Write = None, as_json: AsJson = False) -> None:
+    """Whether the progress of a warm moves, and what it says of the time that is left, over a link of steady speed. Needs root."""
+    _bench("eta", quick, plot, write, as_json)
+
+
 @app.command("nightly")
 def nightly(quick: Quick = False, plot: Plot = None, write: Write = None, as_json: AsJson = False) -> None:
     """What a night with 1 % new drives asks of the stores: publish, sync and warm, in requests and bytes."""

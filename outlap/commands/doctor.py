@@ -144,9 +144,10 @@ def _sections() -> dict[str, type[BaseModel]]:
     from outlap_airflow.settings import AirflowSettings
 
     from cacheengine.node import NodeConfig
+    from lake.sync_settings import SyncSettings
     from outlap.stack.settings import StackSettings
 
-    return {"airflow": AirflowSettings, "node": NodeConfig, "stack": StackSettings}
+    return {"airflow": AirflowSettings, "node": NodeConfig, "stack": StackSettings, "sync": SyncSettings}
 
 
 def store_checks() -> Iterator[Check]:

@@ -79,6 +79,16 @@ def warm(
     raise typer.Exit(job_exit_code(job) if wait else 0)
 
 
+# what an estimate stands on, where that is little
+BASIS = {
+    "several": "",
+    "one": "; from one fetch",
+    "other nodes": "; from other nodes' fetches",
+    "cap": "; at the cap",
+    "nothing": "",
+}
+
+
 def _show_estimate(found: Estimate, as_json: bool) -> None:
     if as_json:
         show.json_line(found.model_dump())
@@ -90,7 +100,7 @@ def _show_estimate(found: Estimate, as_json: bool) -> None:
                 show.size(n.bytes_missing),
                 show.size(n.bytes_free),
                 "fits" if n.fits else "does not fit",
-                _time(n.seconds, n.seconds_low, n.seconds_high),
+                _time(n.seconds, n.seconds_low, n.seconds_high) + BASIS[n.basis],
                 ", ".join(n.evicts),
             )
             for n in found.nodes

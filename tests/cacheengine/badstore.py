@@ -9,13 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["none", "503", "slow", "short", "wrong", "wrong later", "never"]
+Fault = Literal["none", "503", "slow", "short", "wrong", "wrong later", "half later", "never"]
 SLOW_S = 0.5
 
 
 class Proxy:
     """Listens on a port of its own; `fault` may be changed at any time. spoiled: requests that it spoiled. later: what "wrong later"
-    waits for before it sends; held: answers that wait for it."""
+    waits for before it sends, and "half later" after half of it; held: answers that wait for it."""
 
     def __init__(self, endpoint: str) -> None:  # noqa: C901 (a handler class in it)
         self.fault: Fault = "none"
@@ -70,7 +70,13 @@ class Proxy:
                     body = bytes(byte ^ 0xFF for byte in body[:64]) + body[64:]
                 if fault == "wrong" and body:
                     body = body[:-1] + bytes([body[-1] ^ 0xFF])
-                if fault == "short":
+                if fault == "half later":
+                    self.wfile.write(body[: len(body) // 2])
+                    self.wfile.flush()
+                    proxy.held += 1
+                    proxy.later.wait()
+                    self.wfile.write(body[len(body) // 2 :])
+                elif fault == "short":
                     self.wfile.write(body[: len(body) // 2])
                     self.close_connection = True
                 elif fault == "slow":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from cacheengine.wire import (
     Heartbeat,
     Job,
     MountReport,
+    NodeEstimate,
     VersionReport,
 )
 
@@ -130,6 +132,57 @@ def test_eta_before_the_first_byte_comes_from_what_was_measured() -> None:
     assert judged(spec(("a", 1)), beat("a", 1)).eta_s is None
     both = judged(spec(("a", 1), ("b", 1)), beat("a", 1, fetch_bps=250.0), beat("b", 1, fetch_bps=500.0))
     assert both.eta_s == 4.0
+
+
+@pytest.mark.fault("B4")
+def test_what_is_on_the_way_is_told_apart_from_what_is_resident() -> None:
+    made, on_its_way = spec(("a", 1)), report(2, "fetching", bytes_coming=300, rate_bps=50.0, eta_s=9.0)
+    found = judged(made, beat("a", 1, on_its_way, seen_s=1))
+    assert (found.bytes_done, found.bytes_coming, found.eta_s) == (200, 300, 9.0)
+    assert (found.nodes[0].bytes_coming, found.nodes[0].eta_s) == (300, 9.0)
+    # what was said a while ago is worth less
+    assert judged(made, beat("a", 1, on_its_way, seen_s=100), at_s=104).eta_s == 5.0
+    # of all nodes it is what each of them has
+    ahead = judged(spec(("a", 1), ("b", 1)), beat("a", 1, on_its_way), beat("b", 1, report(4, "fetching")))
+    assert (ahead.bytes_done, ahead.bytes_coming) == (200, 200)
+    assert judged(made, beat("a", 1, report())).bytes_coming == 0
+    halves = [
+        beat(name, 1, share(2, 5, 2, "fetching").model_copy(update={"bytes_coming": 100})) for name in "ab"
+    ]
+    shared = judged(spec(("a", 1), ("b", 1), placement="spread"), *halves)
+    assert (shared.bytes_done, shared.bytes_coming) == (400, 200)
+
+
+@pytest.mark.fault("B4")
+def test_a_version_that_a_node_has_not_looked_at_is_not_nearly_there() -> None:
+    unknown = report(0, "fetching", files_total=0, bytes_total=0)
+    assert judged(spec(("a", 1)), beat("a", 1, unknown, fetch_bps=250.0, seen_s=1)).eta_s == 4.0
+
+
+@pytest.mark.fault("B4")
+def test_an_estimate_says_how_little_is_known() -> None:
+    dirs = (folder(2000, 0),)
+
+    def of(**measured: float) -> NodeEstimate:
+        nodes = {"a": beat("a", 1, dirs=dirs, **measured), "b": beat("b", 1, dirs=dirs, fetch_bps=100.0)}
+        return estimate(spec(("a", 0), bandwidth_bps=bandwidth), nodes, {}).nodes[0]
+
+    bandwidth: int | None = None
+    several = of(fetch_bps=100.0, fetch_bps_spread=20.0)
+    assert (several.basis, several.seconds) == ("several", 10.0)
+    one = of(fetch_bps=100.0)
+    assert (one.basis, one.seconds_low, one.seconds, one.seconds_high) == ("one", 5.0, 10.0, 20.0)
+    assert of().basis == "other nodes" and of().seconds_high == 20.0
+    bandwidth = 50
+    capped = of(fetch_bps=100.0, fetch_bps_spread=20.0)
+    assert (capped.basis, capped.seconds_low, capped.seconds, capped.seconds_high) == (
+        "cap",
+        20.0,
+        20.0,
+        20.0,
+    )
+    bandwidth = 150  # as fast as that it may be, but no faster
+    assert (of(fetch_bps=100.0).basis, of(fetch_bps=100.0).seconds_low) == ("one", 1000 / 150)
 
 
 def test_free_is_done_when_the_reports_are_gone() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,9 +212,9 @@ def test_reading_through_gives_right_bytes_with_one_request_for_many_readers(
     asked: list[tuple[int, int]] = []
     real = stores.get_range
 
-    def counted(handle: Store, key: str, offset: int, length: int) -> bytes:
+    def counted(handle: Store, key: str, offset: int, length: int, *received: Any) -> bytes | memoryview:
         asked.append((offset, length))
-        return real(handle, key, offset, length)
+        return real(handle, key, offset, length, *received)
 
     size, path = through.open_pack(data.packs[0])
     assert size == len(raw) and path.exists()
@@ -384,9 +385,9 @@ def test_a_store_that_never_answers_is_an_error_in_time_and_the_bytes_come_later
     through.open_pack(data.packs[0])
     real = stores.get_range
 
-    def hangs(handle: Store, key: str, offset: int, length: int) -> bytes:
+    def hangs(handle: Store, key: str, offset: int, length: int, *received: Any) -> bytes | memoryview:
         answers.wait()
-        return real(handle, key, offset, length)
+        return real(handle, key, offset, length, *received)
 
     monkeypatch.setattr(stores, "get_range", hangs)
     part = wanted.read_pack(want, 0)

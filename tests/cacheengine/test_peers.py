@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -523,13 +523,13 @@ def test_another_store_is_asked_when_ours_is_away_or_wrong(
     other = open_store(StoreConfig(name="far", idc="idc-b", url=published.store.where), from_idc="idc-a")
     real = stores.get_range
 
-    def away(handle: Store, key: str, offset: int, length: int) -> bytes:
+    def away(handle: Store, key: str, offset: int, length: int, *received: Any) -> bytes | memoryview:
         if handle.name != "far":
             raise StoreDown("read", "refused")
-        return real(handle, key, offset, length)
+        return real(handle, key, offset, length, *received)
 
-    def wrong(handle: Store, key: str, offset: int, length: int) -> bytes:
-        found = real(handle, key, offset, length)
+    def wrong(handle: Store, key: str, offset: int, length: int, *received: Any) -> bytes | memoryview:
+        found = real(handle, key, offset, length, *received)
         return found if handle.name == "far" else bytes(length)
 
     for name, broken in (("away", away), ("wrong", wrong)):

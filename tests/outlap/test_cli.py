@@ -173,6 +173,7 @@ def test_what_is_no_size_is_wrong_usage(text: str, capsys: pytest.CaptureFixture
         ('[airflow]\nnigthly = "0 2 * * *"', "nigthly"),
         ('[airflw]\nnightly = "0 2 * * *"', "did you mean [airflow]"),
         ("[stack]\nnode_quota = 5", "node_quota"),
+        ("[sync]\nlink_wait = 5", "link_wait"),
         ('[node]\nread_wait = "5"', "read_wait"),
     ],
 )

@@ -45,6 +45,7 @@ async def heartbeat(node: str, message: Heartbeat, running: Here, caller: Caller
         generation=message.generation if found is None else found.generation,
         full=not known,
         interval_s=running.service.interval_s,
+        fetching_s=running.service.fetching_s,
     )
 
 

@@ -89,7 +89,15 @@ def job_row(idc: str, job: Job) -> Row:
         **job.model_dump(
             include={
                 *("id", "kind", "dataset", "tag", "version", "state", "rate_bps", "eta_s"),
-                *("files_total", "files_done", "bytes_total", "bytes_done", "created_ns", "ended_ns"),
+                *(
+                    "files_total",
+                    "files_done",
+                    "bytes_total",
+                    "bytes_done",
+                    "bytes_coming",
+                    "created_ns",
+                    "ended_ns",
+                ),
             }
         ),
         # of a thousand nodes that failed it names each: the first ones say enough
@@ -100,9 +108,8 @@ def job_row(idc: str, job: Job) -> Row:
 
 
 def _node(node: NodeProgress) -> Row:
-    missing = node.bytes_total - node.bytes_done
     return {
         **node.model_dump(exclude={"failures"}),
         "failures": len(node.failures),
-        "eta_s": missing / node.rate_bps if node.rate_bps > 0 and node.state == "fetching" else None,
+        "eta_s": node.eta_s if node.state == "fetching" else None,
     }
