@@ -41,6 +41,7 @@ from cacheengine.wire import (
     TokenRequest,
     Trace,
     TraceRequest,
+    UmountAnswer,
     UmountRequest,
     VersionReport,
     WarmRequest,
@@ -109,7 +110,7 @@ class _Http:
 
     def read(self, kind: TypeAdapter[Any], body: bytes) -> Any:
         try:
-            return kind.validate_json(body)
+            return kind.validate_json(body, extra="ignore")  # a newer service says more
         except ValidationError as error:
             cause = f"its answer is not what this Outlap expects: {error.error_count()} faults"
             raise CacheError(
@@ -362,8 +363,12 @@ class AgentClient:
         body = self._http.ask("POST", "/v1/trace", request, timeout_s=MOUNT_TIMEOUT_S)
         return self._http.read(TypeAdapter(Trace), body)  # type: ignore[no-any-return]
 
-    def umount(self, request: UmountRequest) -> None:
-        self._http.ask("DELETE", "/v1/mounts", request, timeout_s=MOUNT_TIMEOUT_S)
+    def umount(self, request: UmountRequest) -> UmountAnswer:
+        """Take a view down; says whether it is still read elsewhere. Raises NotFound, Busy."""
+        body = self._http.ask("DELETE", "/v1/mounts", request, timeout_s=MOUNT_TIMEOUT_S)
+        if not body:  # an agent of release 0.1.0 says nothing
+            return UmountAnswer(target=request.target)
+        return self._http.read(TypeAdapter(UmountAnswer), body)  # type: ignore[no-any-return]
 
 
 def control_for(config: Config, idc: str | None = None) -> Control:

@@ -100,6 +100,11 @@ fetchfs_restarts = Counter(
     "How often fetchfs was found dead and started again.",
     registry=REGISTRY,
 )
+state_unreadable = Gauge(
+    "outlap_node_state_files_unreadable",
+    "State files that could not be read and were set aside; health names them.",
+    registry=REGISTRY,
+)
 background_failures = Counter(
     "outlap_node_background_failures_total",
     "Failures of background work; the log says why.",

@@ -153,7 +153,7 @@ def write_node_file(node: NodeConfig) -> None:
 def read_node_file(path: Path) -> NodeConfig:
     """What write_node_file wrote. Raises Refused."""
     try:
-        return NodeConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        return NodeConfig.model_validate_json(path.read_text(encoding="utf-8"), extra="ignore")
     except (OSError, ValidationError) as error:
         raise Refused(
             f"the node's settings {path}", str(error), "start the agent again: it writes them"

@@ -18,9 +18,15 @@ Placement = Literal["all", "spread"]
 
 
 class Wire(BaseModel):
-    """Base of all messages: unknown fields are refused, so that a typo is an error and not a silence."""
+    """Base of all messages. Unknown fields are ignored: services of two releases speak with each other, and read each other's state."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Request(Wire):
+    """Base of what people and their programs ask for: unknown fields are refused, so that a typo is an error and not a silence."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 def _example(**values: Any) -> ConfigDict:
@@ -35,7 +41,7 @@ class Failure(Wire):
     cause: str
 
 
-class WarmRequest(Wire):
+class WarmRequest(Request):
     """Make `dataset@ref` (tag, `latest` or version id prefix) resident on the nodes that `nodes` selects.
 
     `nodes`: `all`, a comma list of names, or `role=gpu`, `label.KEY=VALUE`. `files`: narrow to these paths.
@@ -60,7 +66,7 @@ class WarmRequest(Wire):
     bandwidth_bps: int | None = Field(default=None, gt=0)
 
 
-class FreeRequest(Wire):
+class FreeRequest(Request):
     """Release what `dataset@ref` holds; `files` narrows it to these paths. `force`: also where it is pinned."""
 
     model_config = _example(dataset="city", ref="v2", nodes="all")
@@ -73,7 +79,7 @@ class FreeRequest(Wire):
     force: bool = False
 
 
-class PinRequest(Wire):
+class PinRequest(Request):
     model_config = _example(dataset="city", ref="v3", nodes="b1,b2")
 
     dataset: str
@@ -366,7 +372,7 @@ class NodeState(Wire):
     peer_bytes: int = 0
 
 
-class Owner(Wire):
+class Owner(Request):
     """Whose files a view shows, and their permissions; a directory has x where its files have r."""
 
     uid: int = Field(default=0, ge=0, lt=(1 << 32) - 1)
@@ -374,7 +380,7 @@ class Owner(Wire):
     mode: int = Field(default=0o444, ge=0, le=0o777)
 
 
-class MountRequest(Wire):
+class MountRequest(Request):
     """Asked of an agent: mount `dataset@ref` at `target` (default `<mounts>/<dataset>@<tag>`)."""
 
     dataset: str
@@ -398,7 +404,7 @@ class MountAnswer(Wire):
     packs_remote: int
 
 
-class TraceRequest(Wire):
+class TraceRequest(Request):
     """Asked of an agent: read this file of one of its views, and say where its bytes came from."""
 
     path: str
@@ -426,11 +432,24 @@ class Trace(Wire):
     parts: tuple[TracePart, ...]
 
 
-class UmountRequest(Wire):
+class UmountRequest(Request):
     target: str
 
 
-class TokenRequest(Wire):
+class UmountAnswer(Wire):
+    """A view that was taken down. `still_read`: somebody can still read it, in another mount namespace (a container that has a bind of
+    it): its bytes are right and stay on the disk until then. `superblocks`: what the kernel calls it (/sys/fs/erofs), or its process.
+    """
+
+    target: str
+    dataset: str = ""
+    tag: str = ""
+    version: str = ""
+    still_read: bool = False
+    superblocks: tuple[str, ...] = ()
+
+
+class TokenRequest(Request):
     """`verbs`: any of read, warm, free, pin, publish, admin, node; `datasets`: name prefixes (`*` all)."""
 
     model_config = _example(name="training", verbs=["warm", "free"], datasets=["city"], cidr="10.0.0.0/8")
@@ -460,7 +479,7 @@ class Setting(Wire):
     chosen: bool = False
 
 
-class SettingRequest(Wire):
+class SettingRequest(Request):
     """Set `key` to `value` (None: back to its default). `dry_run`: only say what that would touch."""
 
     model_config = _example(key="bandwidth_bps", value=500_000_000, dry_run=True)
@@ -470,7 +489,7 @@ class SettingRequest(Wire):
     dry_run: bool = False
 
 
-class RevertRequest(Wire):
+class RevertRequest(Request):
     """Undo the change of this number: its key becomes what it was before."""
 
     model_config = _example(number=1, dry_run=True)

@@ -18,7 +18,17 @@ import structlog
 import uvicorn
 
 from cacheengine import descriptors
-from cacheengine.agent import heartbeat, membership, mounts, reconcile, residency, room, scrub, upkeep
+from cacheengine.agent import (
+    heartbeat,
+    known_mounts,
+    membership,
+    mounts,
+    reconcile,
+    residency,
+    room,
+    scrub,
+    upkeep,
+)
 from cacheengine.agent.api import make_app
 from cacheengine.agent.state import Node, load_state
 from cacheengine.client import Control
@@ -129,6 +139,7 @@ def start(config: Config, settings: NodeConfig) -> tuple[Node, Control | None]:
         node.file_list = control.file_list
         node.hear_group = partial(membership.hear, node, control)
     load_state(node)
+    known_mounts.recover(node)
     room.tidy(node)
     return node, control
 

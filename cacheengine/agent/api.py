@@ -24,6 +24,7 @@ from cacheengine.wire import (
     MountRequest,
     Trace,
     TraceRequest,
+    UmountAnswer,
     UmountRequest,
     VersionReport,
 )
@@ -85,9 +86,9 @@ def make_app(node: Node, tokens: Collection[str]) -> FastAPI:  # noqa: C901 (one
     def mount(request: MountRequest) -> MountAnswer:
         return mounts.mount(node, request)
 
-    @app.delete("/v1/mounts", dependencies=[Depends(authorised)], status_code=204)
-    def umount(request: UmountRequest) -> None:
-        mounts.umount(node, request.target)
+    @app.delete("/v1/mounts", dependencies=[Depends(authorised)])
+    def umount(request: UmountRequest) -> UmountAnswer:
+        return mounts.umount(node, request.target)
 
     @app.post("/v1/trace", dependencies=[Depends(authorised)])
     def trace_file(request: TraceRequest) -> Trace:

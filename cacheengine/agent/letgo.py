@@ -100,6 +100,8 @@ def trim(node: Node, pack: str, keep: Callable[[str], Have], why: str) -> int:
 
     A pack that somebody reads is left whole, and noted in node.held when it was to go for good.
     """
+    if node.unsure:
+        return 0
     directory = packcache.find_pack(node.cache, pack)
     done = packcache.release(directory, pack, keep(pack)) if directory is not None else packcache.Released()
     with node.lock:
@@ -131,6 +133,9 @@ def release(node: Node, key: Key) -> None:
                 return
             if key.version in mounted_versions(node):
                 return
+            if node.unsure:
+                _put_off(node, key)
+                return
         want = wants.load_want(node.config.views, key.version, key.list_id)
         leased, keep, freed = leased_packs(node), keeps(node), 0
         for part in want.packs if want is not None else ():
@@ -150,6 +155,14 @@ def release(node: Node, key: Key) -> None:
         if not shared:
             wants.forget_want(node.config.views, key.version, key.list_id)
     log.info("released", dataset=key.dataset, version=key.version, list_id=key.list_id, bytes=freed)
+
+
+def _put_off(node: Node, key: Key) -> None:
+    """Nothing is let go while it is not known what is desired and mounted. Caller holds node.lock."""
+    status = node.statuses.get(key)
+    if status is not None:
+        status.failures = (Failure(path="", cause="; ".join(node.unsure.values())),)
+        status.retry_ns = steady_ns() + STILL_READ_NS
 
 
 def _still_read(node: Node, key: Key, want: Want | None) -> bool:
@@ -195,6 +208,9 @@ def changed(node: Node) -> dict[str, int]:
 
 
 def eviction_steps(node: Node, asking: Key | None) -> list[eviction.Step]:
+    """What may go, in order; nothing while it is not known what is desired and mounted."""
+    if node.unsure:
+        return []
     packs = changed(node)
     known, mounted = saved_wants(node), mounted_versions(node)
     with node.lock:
@@ -265,6 +281,8 @@ def _can_be_taken(node: Node, want: Want) -> bool:
 
 def advice(node: Node, asking: Key) -> str:
     """What would make room: the versions that are held fast."""
+    if node.unsure:
+        return f"nothing is let go on this node: {'; '.join(node.unsure.values())}"
     with node.lock:
         mounted = mounted_versions(node)
         held = []

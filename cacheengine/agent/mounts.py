@@ -20,22 +20,24 @@ from blake3 import blake3
 
 from cacheengine import metrics
 from cacheengine import wanted as wants
-from cacheengine.agent import fetchfs, scrub
-from cacheengine.agent.state import MountRecord, Node, note_mounted, save_mounts
+from cacheengine.agent import fetchfs, known_mounts, scrub
+from cacheengine.agent.state import MountRecord, Node, mounted_versions, note_mounted, save_mounts
 from cacheengine.errors import Busy
 from cacheengine.packs import packcache, reserving
 from cacheengine.packs.have import Mask
 from cacheengine.segments import ROWS
-from cacheengine.views import backends, views
+from cacheengine.views import backends, superblocks, views
 from cacheengine.views.image import Attributes
+from cacheengine.views.superblocks import Leftover
 from cacheengine.views.views import ViewPlan
 from cacheengine.wanted import Want
-from cacheengine.wire import MountAnswer, MountReport, MountRequest, Owner
+from cacheengine.wire import Failure, MountAnswer, MountReport, MountRequest, Owner, UmountAnswer
 from lake import refs
 from lake.errors import Explained, NotFound, Refused, StoreDown
 
 log = structlog.get_logger()
 WATCH_S, LOOK_S = 2.0, 0.25
+DROPPED_WITHIN_S = 0.2
 
 
 def images(node: Node) -> Path:
@@ -244,32 +246,84 @@ def warm_rows_path(node: Node, target: str) -> Path:
     return _folder(images(node)) / f"warm-{blake3(target.encode()).hexdigest()[:32]}.parquet"
 
 
-def umount(node: Node, target: str) -> None:
-    """Take a view down and end its lease. Raises NotFound, Busy, MountFailed."""
+def umount(node: Node, target: str) -> UmountAnswer:
+    """Take a view down; its lease ends when nobody can read it any more, in any mount namespace.
+
+    Raises NotFound, Busy, MountFailed.
+    """
     with node.mounting:
         with node.lock:
             record = node.mounts.get(target)
             known = ", ".join(sorted(node.mounts)) or "none"
         if record is None:
             raise NotFound(f"a view at {target}", f"this node has views at: {known}", "name one of these")
-        views.unmount_view(Path(target), images(node))
+        note = known_mounts.leave(node, record)
+        try:
+            views.unmount_view(Path(target), images(node))
+        except BaseException:
+            if note is not None:
+                note.unlink(missing_ok=True)
+            raise
+        left = _still_read(note)
         with node.space, node.lock:
+            if left is not None:
+                node.left = (*node.left, left)
             node.mounts.pop(target, None)
             node.files_seen.pop(target, None)
             note_mounted(node, record.report.version)
             save_mounts(node)
             version = record.report.version
-            used = {r.report.version for r in node.mounts.values()} | {key.version for key in node.statuses}
+            used = mounted_versions(node) | {key.version for key in node.statuses}
             if version not in used:
                 wants.forget_want(node.config.views, version)
         warm_rows_path(node, target).unlink(missing_ok=True)
-    log.info("view_unmounted", target=target, version=record.report.version)
+    log.info("view_unmounted", target=target, version=record.report.version, still_read=left is not None)
     node.wake.set()
+    return UmountAnswer(
+        target=target,
+        dataset=record.report.dataset,
+        tag=record.report.tag,
+        version=record.report.version,
+        still_read=left is not None,
+        superblocks=left.superblocks if left is not None else (),
+    )
+
+
+def _still_read(note: Path | None) -> Leftover | None:
+    """What is noted of a view that was just unmounted, when it is still read; the kernel is given a moment to drop it."""
+    if note is None:
+        return None
+    end = time.monotonic() + DROPPED_WITHIN_S
+    while (left := superblocks.load_leftover(note)) is not None and time.monotonic() < end:
+        time.sleep(0.02)
+    return left
+
+
+def look_elsewhere(node: Node) -> None:
+    """Learn which of the unmounted views are still read, and say so where their versions are to go."""
+    with node.lock:
+        before, unsure = node.left, "mounts" in node.unsure
+    if not before and not unsure:
+        return
+    known_mounts.recover(node)
+    with node.lock:
+        read = {left.version: left for left in node.left}
+        for key, status in node.statuses.items():
+            if status.state == "freeing" and key.version in read:
+                left = read[key.version]
+                cause = (
+                    f"it was unmounted from {left.target} and is still read in another mount namespace, "
+                    "perhaps a container: its bytes go when that ends"
+                )
+                status.failures = (Failure(path="", cause=cause),)
+    if node.left != before:
+        node.wake.set()
 
 
 def keep_mounted(node: Node) -> None:
     """One round: fetchfs lives while a view needs it; views that lost it, or that a crash took, are mounted anew; views whose packs
     have become resident get them as local devices. Raises the first error, after all were tried."""
+    look_elsewhere(node)
     with node.mounting:
         with node.lock:
             records = list(node.mounts.values())

@@ -128,7 +128,7 @@ def _fail(node: Node, key: Key, status: Status, failures: tuple[Failure, ...]) -
             return
         status.state, status.failures = "failed", failures
         looked(status)
-        wait = min(RETRY_MOST_S, RETRY_FIRST_S * 2**status.tries)
+        wait = min(RETRY_MOST_S, RETRY_FIRST_S * 2 ** min(status.tries, 30))
         status.tries, status.retry_ns = status.tries + 1, steady_ns() + int(wait * 1e9)
     log.error(
         "warm_failed",

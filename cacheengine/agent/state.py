@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
-from cacheengine import metrics
+from cacheengine import metrics, state_files
 from cacheengine import wanted as wants
 from cacheengine.agent.ages import Ages
 from cacheengine.fetching import progress
@@ -25,6 +26,7 @@ from cacheengine.packs.packcache import Cache
 from cacheengine.peers import groupview
 from cacheengine.peers.groupview import GroupView
 from cacheengine.peers.peers import Peers
+from cacheengine.views.superblocks import Leftover
 from cacheengine.wire import (
     Desired,
     DesiredVersion,
@@ -38,12 +40,14 @@ from cacheengine.wire import (
     Wire,
 )
 from lake.assemblies import OpenNamed
+from lake.errors import Explained
 from lake.reading import no_other_store
 from lake.stores import Store
 
 MOST_FAILURES = 1000
 EVICTED = "evicted to make room for another version: warm it again"
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -145,7 +149,9 @@ class Node:
 
     damaged: packs that lost members while views show them. files_seen: target → files of packs under the view, with inode and size.
     mounted_ns: version → stamp of its last mount. ages: how long packs have lain as they are.
-    held: pack → bytes of it that were to go and did not, for somebody reads it. lost_rows: see agent/rows.py.
+    held: pack → bytes of it that were to go and did not, for somebody reads it. left: views that were unmounted and are read
+    elsewhere. unsure: what is not known (`desired`, `mounts`) → why; while there is any, nothing is let go. lost_rows: see
+    agent/rows.py.
     """
 
     config: NodeConfig
@@ -180,6 +186,8 @@ class Node:
     files_seen: dict[str, dict[Path, tuple[int, int]]] = field(default_factory=dict)
     ages: Ages = field(default_factory=Ages)
     held: dict[str, int] = field(default_factory=dict)
+    left: tuple[Leftover, ...] = ()
+    unsure: dict[str, str] = field(default_factory=dict)
     lost_rows: dict[Key, Lost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -236,6 +244,7 @@ def take_desired(node: Node, desired: Desired) -> None:
             if key not in fresh:
                 status.state, status.failures = "freeing", ()
         node.desired, node.generation = fresh, desired.generation
+        node.unsure.pop("desired", None)
         save_releasing(node)
         if node.warming is not None and _stops(node, node.warming):
             node.stop_warm.set()
@@ -277,52 +286,83 @@ def note_mounted(node: Node, version: str) -> None:
 
 
 def load_state(node: Node) -> None:
-    """What a former agent of this node left. A damaged file is told and left out: control, or the kernel, knows it too."""
+    """Read what a former agent of this node left.
+
+    A file that cannot be read is set aside and told (see state_files.py). What it may have held is then not known, and nothing is let
+    go until it is: what is desired, until control says so; what is mounted, until the kernel's mounts and the records beside the views
+    have told (`known_mounts.recover`).
+    """
     folder = node.config.state_dir
-    try:
-        desired = Desired.model_validate_json((folder / "desired.json").read_bytes())
+    desired = _load(node, "desired.json", TypeAdapter(Desired))
+    if desired is not None:
         node.desired = {key_of(version): version for version in desired.versions}
         node.generation = desired.generation
         node.statuses = {key: Status(version) for key, version in node.desired.items()}
-    except FileNotFoundError:
-        pass
-    except ValidationError as error:
-        node.failed("state", error)
-    view = groupview.load(folder)
+    elif state_files.copies_of(folder / "desired.json"):
+        node.unsure["desired"] = "what this node should hold is not known until control says it again"
+    view = _load(node, groupview.path(folder).name, TypeAdapter(GroupView)) or GroupView()
     node.groups, node.secret = view.groups, view.secret
+    for version in _load(node, "releasing.json", _VERSIONS) or ():
+        if key_of(version) not in node.desired:
+            node.statuses[key_of(version)] = Status(version, state="freeing")
+    records = _load(node, "mounts.json", _MOUNTS)
+    if records is None and state_files.copies_of(folder / "mounts.json"):
+        node.unsure["mounts"] = "what is mounted is not known yet"
+    node.mounts = {record.report.target: record for record in records or ()}
+    node.mounted_ns = {record.report.version: record.mounted_ns for record in records or ()}
+    stamps: dict[str, int] = _load(node, "mounted.json", _STAMPS) or {}
+    node.mounted_ns |= stamps
+    tell_set_aside(node)
+
+
+def _load(node: Node, name: str, kind: TypeAdapter[T]) -> T | None:
     try:
-        for version in _VERSIONS.validate_json((folder / "releasing.json").read_bytes()):
-            if key_of(version) not in node.desired:
-                node.statuses[key_of(version)] = Status(version, state="freeing")
-    except FileNotFoundError:
-        pass
-    except ValidationError as error:
-        node.failed("state", error)
-    try:
-        records = _MOUNTS.validate_json((folder / "mounts.json").read_bytes())
-        node.mounts = {record.report.target: record for record in records}
-        node.mounted_ns = {record.report.version: record.mounted_ns for record in records}
-    except FileNotFoundError:
-        pass
-    except ValidationError as error:
-        node.failed("state", error)
-    try:
-        node.mounted_ns |= _STAMPS.validate_json((folder / "mounted.json").read_bytes())
-    except FileNotFoundError:
-        pass
-    except ValidationError as error:
-        node.failed("state", error)
+        return state_files.load_json(node.config.state_dir / name, kind)
+    except state_files.Unreadable as error:
+        node.failed(f"state {name}", error)
+        return None
+
+
+def tell_set_aside(node: Node) -> None:
+    """Have health name state files that could not be read, until a person has removed their copies."""
+    found = {
+        f"state {copy.name.partition(state_files.MARK)[0]}": copy
+        for folder in (node.config.state_dir, node.config.state_dir / "images")
+        for copy in state_files.list_set_aside(folder)
+    }
+    metrics.state_unreadable.set(len(found))
+    with node.lock:
+        told = [part for part in node.last_errors if part.startswith("state ")]
+        doubts = dict(node.unsure)
+    for part, copy in found.items():
+        if part not in told:
+            node.failed(part, state_files.explain_copy(copy))
+    for part in told:
+        if part not in found:
+            node.works(part)
+    for what in ("desired", "mounts"):
+        if what in doubts:
+            node.failed(
+                what + " unknown",
+                Explained(f"what is {what} of this node", doubts[what], "nothing is let go until then"),
+            )
+        else:
+            node.works(what + " unknown")
 
 
 def leased_packs(node: Node) -> set[str]:
     """Packs that mounted images point at: never touched. Those behind fetchfs are not among them: it checks before it reads."""
     with node.lock:
-        return {pack for record in node.mounts.values() for pack in record.held}
+        held = {pack for record in node.mounts.values() for pack in record.held}
+        return held.union(*(left.packs for left in node.left))
 
 
 def mounted_versions(node: Node) -> set[str]:
+    """Versions that are mounted here, or were, and are still read in another mount namespace."""
     with node.lock:
-        return {record.report.version for record in node.mounts.values()}
+        return {record.report.version for record in node.mounts.values()} | {
+            left.version for left in node.left
+        }
 
 
 def saved_wants(node: Node) -> dict[Key, wants.Want]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from cacheengine import metrics
-from cacheengine.agent.state import Node, leased_packs
+from cacheengine.agent.state import Node, leased_packs, tell_set_aside
 from cacheengine.packs import disks, lifetimes, packcache, staging
 from cacheengine.packs import have as haves
 from lake.errors import Explained
@@ -42,6 +42,8 @@ def look_at_disks(node: Node) -> None:
 def drop_doubles(node: Node) -> int:
     """Remove all copies of a pack but the one that is read; how many went. Those that views stand on stay."""
     dropped = 0
+    if node.unsure:
+        return 0
     with node.space:
         leased = leased_packs(node)
         for directory in node.cache.dirs:
@@ -61,6 +63,7 @@ def run(node: Node) -> None:
     """Probe until the node ends."""
     while not node.ending.wait(disks.PROBE_EVERY_S):
         try:
+            tell_set_aside(node)
             look_at_disks(node)
             node.works("disks")
         except (Explained, OSError) as error:

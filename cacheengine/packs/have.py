@@ -114,7 +114,10 @@ def decode(data: bytes, pack_size: int | None = None) -> Have | None:
 
 
 def load(path: Path, pack_size: int | None = None) -> Have:
-    """The record; NOTHING when there is none or it is damaged (counted, and its bytes are fetched again)."""
+    """The record; NOTHING when there is none or it is damaged (counted, and its bytes are fetched again).
+
+    A damaged one keeps its epoch, as `read_epoch` gives it: what is fetched again can then be marked.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -125,7 +128,7 @@ def load(path: Path, pack_size: int | None = None) -> Have:
     found = decode(data, pack_size)
     if found is None:
         metrics.have_damaged.inc()
-        return NOTHING
+        return Have(NOTHING.offset, NOTHING.size, NOTHING.head, _epoch_of(data))
     return found
 
 
@@ -171,7 +174,11 @@ def read_epoch(path: Path | str) -> int:
         head = os.pread(fd, _HEADER.size, 0)
     finally:
         os.close(fd)
-    if len(head) < _HEADER.size:
+    return _epoch_of(head)
+
+
+def _epoch_of(data: bytes) -> int:
+    if len(data) < _HEADER.size:
         return 0
-    magic, epoch, _, _ = _HEADER.unpack(head)
+    magic, epoch, _, _ = _HEADER.unpack_from(data)
     return int(epoch) if magic == MAGIC else 0

@@ -47,7 +47,7 @@ def save(state_dir: Path, view: GroupView) -> None:
 def load(state_dir: Path) -> GroupView:
     """What was saved; nothing where there is none, or it is damaged: control says it again."""
     try:
-        return GroupView.model_validate_json(path(state_dir).read_bytes())
+        return GroupView.model_validate_json(path(state_dir).read_bytes(), extra="ignore")
     except FileNotFoundError:
         return GroupView()
     except (OSError, ValidationError) as error:

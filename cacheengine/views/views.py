@@ -15,14 +15,16 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 from blake3 import blake3
 
+from cacheengine import state_files
 from cacheengine.errors import Busy, MountFailed
-from cacheengine.views import backends, mountapi
+from cacheengine.views import backends, mountapi, superblocks
 from cacheengine.views.backends import Backend as Backend  # part of what a view says of itself
 from cacheengine.views.image import PLAIN, Attributes, build_image, device_sizes
 from cacheengine.wanted import read_rows
@@ -60,7 +62,10 @@ class ViewPlan:
 
 @dataclass(frozen=True)
 class View:
-    """A view as its record has it. rows_seen: (mtime ns, size) of the rows when it was mounted. mounted: now."""
+    """A view as its record has it. rows_seen: (mtime ns, size) of the rows when it was mounted. mounted: now.
+
+    superblocks: of this view and of those that it replaced, which may be read on elsewhere (see superblocks.py).
+    """
 
     dataset: str
     tag: str
@@ -77,6 +82,7 @@ class View:
     attributes: Attributes = PLAIN
     pid: int | None = None
     mounted: bool = True
+    superblocks: tuple[str, ...] = ()
 
 
 def _record(state: Path, target: Path) -> Path:
@@ -92,10 +98,17 @@ def _write(path: Path, view: View) -> None:
 
 
 def _read(path: Path) -> View:
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = _known(View, json.loads(path.read_text(encoding="utf-8")))
     values.update(target=Path(values["target"]), rows=Path(values["rows"]), packs=tuple(values["packs"]))
     values.update(devices=tuple(map(Path, values["devices"])), rows_seen=tuple(values["rows_seen"]))
-    return View(**{**values, "attributes": Attributes(**values.get("attributes", {}))})
+    values.update(superblocks=tuple(values.get("superblocks", ())))
+    return View(**{**values, "attributes": Attributes(**_known(Attributes, values.get("attributes", {})))})
+
+
+def _known(kind: type[View | Attributes], values: dict[str, Any]) -> dict[str, Any]:
+    """Without what another release has added."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def find_view(target: Path, state: Path) -> View | None:
@@ -104,10 +117,28 @@ def find_view(target: Path, state: Path) -> View | None:
         view = _read(_record(state, target))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         log.error("a record of a view cannot be read; the view is mounted anew when asked", error=str(error))
         return None
     return replace(view, mounted=mountapi.is_mounted(view.target))
+
+
+def is_ours(target: Path, state: Path) -> bool:
+    """Whether a record, readable or not, says that there is (or was) a view of ours at this folder."""
+    return _record(state, target).exists()
+
+
+def unreadable_records(state: Path) -> list[Path]:
+    """Records of views that say nothing: another release wrote them, or they are damaged."""
+    found = []
+    for path in sorted(state.glob("view-*.json")):
+        try:
+            _read(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError):
+            found.append(path)
+    return found
 
 
 def list_views(state: Path) -> list[View]:
@@ -124,11 +155,11 @@ def list_views(state: Path) -> list[View]:
     return sorted(views, key=lambda view: view.target)
 
 
-def _prepare_target(target: Path, known: View | None) -> None:
+def _prepare_target(target: Path, is_known: bool) -> None:
     """Raises Busy, Refused, MountFailed: a view never hides someone else's mount or files."""
     there = mountapi.mount_at(target)
     if there is not None:
-        if known is None and there.source != "outlap-tree":
+        if not is_known and there.source != "outlap-tree":
             raise Busy(
                 f"the folder {target}", f"{there.kind} is mounted there, not by us", "choose another folder"
             )
@@ -179,7 +210,9 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
     plan.state.mkdir(parents=True, exist_ok=True)
     record = _record(plan.state, plan.target)
     known = find_view(plan.target, plan.state)
-    _prepare_target(plan.target, known)
+    _prepare_target(plan.target, is_ours(plan.target, plan.state))
+    if known is None and record.exists():
+        state_files.set_aside(record)
     status = plan.rows.stat()
     view = View(
         dataset=plan.dataset,
@@ -205,12 +238,16 @@ def mount_view(backend: Backend, plan: ViewPlan, why: str = "") -> View:
     _write(record, view)
     try:
         if backend == "fuse":
-            view = replace(view, pid=_start_tree(plan, record))
-            _write(record, view)
+            pid = _start_tree(plan, record)
+            new = [superblocks.of_process(pid)]
+            view = replace(view, pid=pid)
         else:
             _check_devices(device_sizes(image), plan)
             mount = mountapi.mount_erofs if backend == "kernel" else mountapi.mount_loop
-            mount(image, plan.devices, plan.target)
+            with superblocks.learn() as new:
+                mount(image, plan.devices, plan.target)
+        view = replace(view, superblocks=(*view.superblocks, *new))
+        _write(record, view)
     except BaseException:
         if known is not None:
             _write(record, known)
@@ -236,6 +273,8 @@ def _image(record: Path, view: View, extended: bool) -> Path:
 def _forget(record: Path) -> None:
     for image in record.parent.glob(f"{record.stem}-*.erofs"):
         image.unlink()
+    if record.is_dir():  # not ours, but in its place
+        state_files.set_aside(record)
     for suffix in (".devices", ".log", ".counters", ".json"):  # the record goes last
         record.with_suffix(suffix).unlink(missing_ok=True)
 

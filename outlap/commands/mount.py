@@ -113,8 +113,13 @@ def umount(
         raise NotHere(
             f"the mount {target}", f"the node {name} has none there", "`outlap residency` lists them"
         )
-    agent.umount(UmountRequest(target=target))
+    done = agent.umount(UmountRequest(target=target))
     if as_json:
-        show.json_line({"node": name, "target": target, "mounted": False})
-    else:
-        show.line(f"unmounted {target}")
+        show.json_line({"node": name, "target": target, "mounted": False, "still_read": done.still_read})
+        return
+    show.line(f"unmounted {target}")
+    if done.still_read:
+        show.say(
+            "it is still read in another mount namespace (a container that has it): what it reads stays right, "
+            "and on the disk, until that ends"
+        )

@@ -11,7 +11,7 @@ from pathlib import Path
 import tomli_w
 
 from cacheengine import wanted as wants
-from cacheengine.agent import mounts, residency, upkeep
+from cacheengine.agent import known_mounts, mounts, residency, upkeep
 from cacheengine.agent.state import Node, load_state, take_desired
 from cacheengine.node import CacheDirConfig, NodeConfig, write_node_file
 from cacheengine.packs import disks, packcache
@@ -49,6 +49,7 @@ def make_node(
     node = Node(settings, open_cache(settings.cache_dirs, settings.state_dir), lambda: handle, "boot")
     node.open_named = lambda name: handle
     load_state(node)
+    known_mounts.recover(node)
     return node
 
 

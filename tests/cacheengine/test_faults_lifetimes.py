@@ -112,7 +112,8 @@ def test_room_is_not_made_of_what_a_container_reads(
         assert warm(node, other) == "failed"
         room.keep_below_watermarks(node)
         assert container.seen(data.files) == RIGHT
-    wait_until(lambda: warm(node, other) == "resident", "room after the last reader's end")
+    wait_until(lambda: mounts.look_elsewhere(node) or not node.left, "the last reader's end")
+    assert warm(node, other) == "resident"
     assert packcache.used(node.cache.dirs[0]) <= cache.quota
 
 
@@ -128,9 +129,11 @@ def test_a_version_that_a_container_reads_is_let_go_when_that_ends(
         desire(node)
         [key] = node.statuses
         letgo.release(node, key)
+        mounts.look_elsewhere(node)
         assert [status.state for status in node.statuses.values()] == ["freeing"]
         assert "still read" in node.statuses[key].failures[0].cause
         assert container.seen(data.files) == RIGHT
+    wait_until(lambda: mounts.look_elsewhere(node) or not node.left, "the last reader's end")
     wait_until(lambda: letgo.release(node, key) or not node.statuses, "the release")
     assert packcache.packs_on_disk(node.cache.dirs[0]) == {}
 

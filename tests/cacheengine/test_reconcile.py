@@ -130,7 +130,8 @@ def test_a_damaged_state_file_is_told_and_ends_nothing(node: Node, tmp_path: Pat
     (tmp_path / "state" / "desired.json").write_text('{"node": 3')
     again = make_node(tmp_path)
     load_state(again)
-    assert again.generation == -1 and "state" in again.last_errors
+    assert again.generation == -1 and "state desired.json" in again.last_errors
+    assert "desired" in again.unsure
 
 
 def test_a_new_job_lets_a_failed_version_try_again_and_an_old_one_does_not(node: Node) -> None:
