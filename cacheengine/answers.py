@@ -12,6 +12,7 @@ _STATUS: dict[type[Explained], int] = {
     lake_errors.NotFound: 404,
     lake_errors.Conflict: 409,
     lake_errors.Refused: 400,
+    lake_errors.Empty: 400,
     lake_errors.ReadOnly: 405,
     lake_errors.Corrupt: 502,
     lake_errors.StoreDown: 503,
