@@ -138,6 +138,21 @@ def airflow_database() -> None:
     assert made.returncode == 0, made.stderr[-2000:]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_connection_is_left() -> Iterator[None]:
+    """Close this process's connections to Airflow's database after each file.
+
+    The last of the other processes that leaves SQLite's write-ahead log deletes it, also while a connection here has it
+    open whose lock went: POSIX drops the locks of a process with the first descriptor of a file that it closes. Whoever
+    reads in this process after that reads the deleted log.
+    """
+    yield
+    settings = sys.modules.get("airflow.settings")
+    engine = getattr(settings, "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
 @pytest.fixture
 def port() -> int:
     """A port that is free now."""

@@ -81,6 +81,13 @@ def test_a_bad_request_is_refused_before_a_run(call: Call, body: dict[str, Any])
     assert call("GET", PUBLISH, VIEWER).json() == before
 
 
+def test_a_query_parameter_that_stands_twice_is_refused(call: Call) -> None:
+    assert call("GET", f"{PUBLISH}?dataset=front&limit=5", VIEWER).status_code == 200
+    answer = call("GET", f"{PUBLISH}?dataset=front&dataset=side", VIEWER)
+    assert answer.status_code == 422
+    assert answer.json()["why"] == "a query parameter stands there twice"
+
+
 @pytest.mark.fault("E4")
 @pytest.mark.parametrize(
     ("body", "status", "told"),

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from outlap_airflow.api.access import DESCRIBES
-from outlap_airflow.api.errors import bounded, explain, problems
+from outlap_airflow.api.errors import bounded, explain, once, problems
 from outlap_airflow.api.models import DiffLine
 from outlap_airflow.api.routes import datasets, publishes, runs
 
@@ -33,6 +33,7 @@ def create_app() -> FastAPI:
         redoc_url=None,
     )
     app.add_middleware(bounded, most_bytes=MOST_BODY_BYTES)
+    app.add_middleware(once)
     explain(app)
     app.include_router(publishes.router)
     app.include_router(datasets.router)

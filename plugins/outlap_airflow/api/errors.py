@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from urllib.parse import parse_qsl
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -84,6 +85,22 @@ def explain(app: FastAPI) -> None:
         why = f"an error that was not foreseen ({type(error).__name__})"
         what = f"{request.method} {request.url.path[:200]}"
         return answer("Error", what, why, "the log of the API server says more", 500)
+
+
+def once(app: ASGIApp) -> ASGIApp:
+    """`app`, with each query parameter at most once: which of two was meant cannot be known."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        query = scope.get("query_string", b"").decode("latin-1")
+        names = [name for name, _ in parse_qsl(query, keep_blank_values=True)]
+        if len(names) == len(set(names)):
+            await app(scope, receive, send)
+            return
+        request = Request(scope)
+        what, why = f"{request.method} {request.url.path[:200]}", "a query parameter stands there twice"
+        await answer("Refused", what, why, "send each once", 422)(scope, receive, send)
+
+    return wrapped
 
 
 def bounded(app: ASGIApp, most_bytes: int) -> ASGIApp:
